@@ -1,0 +1,1 @@
+"""Records and files: what a user stores, and how it is read and written."""

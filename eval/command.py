@@ -1,0 +1,280 @@
+"""What stands behind `polyseek eval DATASET`: index a BEIR folder, evaluate systems over it, tell the result.
+
+The result is one object that JSON can hold, and a table of it for people. Parsing arguments and printing are the
+command line's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from data.errors import InputError, NotFoundError, UsageError
+from data.readers import BeirFolder, Qrels
+from data.records import Hit, Query
+from eval.evaluate import Evaluation, evaluate
+from eval.measures import DEFAULT_MEASURES, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
+from eval.runs import RunWriter
+from eval.systems import open_system, views_of
+from index.snapshot import Snapshot
+from retriever.engine import Engine, build_collection
+from retriever.retrievers import Retriever
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""Opens a bar, ``with progress(label, total) as advance``, and ``advance(n)`` when n more are done."""
+
+
+_NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second")
+
+
+@contextmanager
+def no_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show nothing: the bar of those who do not look."""
+    yield lambda _: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRequest:
+    """What to evaluate.
+
+    Attributes:
+        dataset: a BEIR folder.
+        using: names of :data:`eval.systems.SYSTEMS`.
+        measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
+        neutral: language-neutral ranking.
+        index: a folder to build the collection in, or to take it from; None for one that is removed at the end.
+        runs: a folder for TREC runs, ``SYSTEM.run``; None for none.
+        encoder: a model's name or folder; None for that of the collection, or the bundled one.
+    """
+
+    dataset: Path
+    using: tuple[str, ...] = ("bm25", "dense", "late", "hybrid")
+    measures: tuple[str, ...] = ()
+    neutral: bool = True
+    index: Path | None = None
+    runs: Path | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What every system is given."""
+
+    queries: list[Query]
+    qrels: Qrels
+    measures: list[Measure]
+    runs: Path | None
+
+
+def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> dict[str, Any]:
+    """Index a dataset, evaluate the asked systems, and return what `polyseek eval --json` prints.
+
+    Where the relevant documents of a query come in several languages (:func:`eval.measures.is_multilingual`), LAReQA's
+    ``mAP`` joins the usual measures. Queries without a language are identified once, for the search and for
+    the groups of the result.
+
+    Args:
+        request: what to evaluate.
+        progress: told about documents while indexing and about queries for each system.
+
+    Returns:
+        ``{"dataset", "encoder", "neutral", "systems": {name: {measure: value, "per_language", "ms_per_query",
+        "queries_per_second"}}, "index": {"documents", "build_s", "bytes"}}``, numbers rounded to four decimals;
+        "encoder" is None where no view needs one.
+
+    Raises:
+        UsageError: an unknown system or measure, or ``index`` holds other documents or lacks a view.
+        NotFoundError, InputError: a dataset that is not there or cannot be read.
+    """
+    views = views_of(request.using)
+    parse_measures(request.measures)
+    dataset = BeirFolder.open(request.dataset)
+    queries, qrels = _judgements(dataset)
+    with _folder(request.index) as folder:
+        build_s = _build(dataset, folder, views=views, encoder=request.encoder, progress=progress)
+        engine = Engine.open(folder, request.encoder)
+        systems = _systems(engine, request, queries, qrels, progress)
+        info = engine.snapshot.info()
+    result = {
+        "dataset": dataset.name,
+        "encoder": info["encoder"]["model"] if info["encoder"] else None,
+        "neutral": request.neutral,
+        "systems": systems,
+        "index": {"documents": info["documents"], "build_s": build_s, "bytes": info["bytes"]},
+    }
+    rounded: dict[str, Any] = _rounded(result)
+    return rounded
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """Give the folder that is kept, or one that goes away."""
+    if kept is not None:
+        yield kept
+        return
+    with TemporaryDirectory(prefix="polyseek-eval-") as folder:
+        yield Path(folder) / "index"
+
+
+def _judgements(dataset: BeirFolder) -> tuple[list[Query], Qrels]:
+    """Read queries and judgements; every judged query counts, so each must have a text.
+
+    Raises:
+        InputError: a judged query that is not among the queries.
+    """
+    queries, qrels = dataset.queries(), dataset.qrels()
+    absent = list(qrels.keys() - {query.id for query in queries})
+    if absent:
+        raise InputError(
+            f"{dataset.qrels_path} judges {len(absent)} queries that {dataset.queries_path.name} lacks, "
+            f"{min(absent)!r} for one: add them or take their judgements out"
+        )
+    return queries, qrels
+
+
+def _build(
+    dataset: BeirFolder, folder: Path, *, views: Sequence[str], encoder: str | None, progress: Progress
+) -> float:
+    """Index what ``folder`` does not hold yet and return the seconds, 0 where all was there."""
+    try:
+        held = Snapshot.open(folder)
+    except NotFoundError:
+        held = None
+    if held is not None:
+        views = _reusable(held, dataset, views)
+    with progress("index", None) as advance:
+        report = build_collection(
+            dataset.documents(), folder, views=views, encoder=encoder, on_progress=_steps(advance)
+        )
+    return report.seconds if report.added or report.updated else 0.0
+
+
+def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Turn totals, as a build tells them, into the steps of a bar."""
+    told = 0
+
+    def on_progress(total: int) -> None:
+        nonlocal told
+        advance(total - told)
+        told = total
+
+    return on_progress
+
+
+def _reusable(held: Snapshot, dataset: BeirFolder, views: Sequence[str]) -> tuple[str, ...]:
+    """Return the views of a collection that is there, if it can stand for the dataset.
+
+    Raises:
+        UsageError: it holds documents that are not in the dataset, or lacks a view that is asked for.
+    """
+    lacking = [view for view in views if view not in held.manifest.views]
+    if lacking:
+        raise UsageError(f"{held.folder} was built without {', '.join(lacking)}: give --index another folder")
+    others = len(held) - len({held.row(document.id) for document in dataset.documents()} - {None})
+    if others:
+        raise UsageError(
+            f"{held.folder} holds {others} documents that {dataset.name} does not: give --index another folder"
+        )
+    return held.manifest.views
+
+
+def _systems(
+    engine: Engine, request: EvalRequest, queries: Sequence[Query], qrels: Qrels, progress: Progress
+) -> dict[str, Any]:
+    """Evaluate one system after the other, each on the same queries."""
+    known = [q if q.lang else q._replace(lang=engine.identify(q.text)) for q in queries]
+    measures = parse_measures(request.measures or _usual_measures(qrels, engine.snapshot))
+    task = _Task(known, qrels, measures, request.runs)
+    entries = {}
+    for name in dict.fromkeys(request.using):
+        retriever = open_system(engine, name, neutral=request.neutral)
+        entries[name] = _entry(_evaluate(retriever, name, task, progress))
+    return entries
+
+
+def _usual_measures(qrels: Qrels, snapshot: Snapshot) -> tuple[str, ...]:
+    def language_of(document: str) -> str:
+        row = snapshot.row(document)
+        return "" if row is None else snapshot.language(row)
+
+    return (*DEFAULT_MEASURES, LAREQA_MEASURE) if is_multilingual(qrels, language_of) else DEFAULT_MEASURES
+
+
+def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) -> Evaluation:
+    """Evaluate one system, moving its bar and writing its run on the way."""
+    run = RunWriter(task.runs / f"{name}.run", f"polyseek-{name}") if task.runs else nullcontext()
+    with run as writer, progress(name, len(task.queries)) as advance:
+
+        def on_batch(queries: Sequence[Query], results: Sequence[list[Hit]]) -> None:
+            if writer is not None:
+                for query, hits in zip(queries, results, strict=True):
+                    writer.write(query.id, hits)
+            advance(len(queries))
+
+        return evaluate(retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch)
+
+
+def _entry(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        **evaluation.overall,
+        "per_language": evaluation.per_language,
+        "ms_per_query": evaluation.ms_per_query,
+        "queries_per_second": evaluation.queries_per_second,
+    }
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401
+    """Round every float of nested objects to four decimals."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Return aligned tables: every system with its measures and speed, then its first measure for each language.
+
+    Args:
+        result: what :func:`evaluate_dataset` returns, with at least one system.
+    """
+    systems = result["systems"]
+    names = [name for name in next(iter(systems.values())) if name not in _NO_MEASURE]
+    overall = [["system", *names, "ms p50", "ms p95", "queries/s"]]
+    overall += [[system, *_cells(values, names)] for system, values in systems.items()]
+    neutral = "language-neutral" if result["neutral"] else "not language-neutral"
+    encoder = f"encoder {result['encoder']}" if result["encoder"] else "no encoder"
+    index = result["index"]
+    built = f"indexed in {index['build_s']:.1f} s" if index["build_s"] else "indexed before"
+    return "\n\n".join(
+        [
+            f"{result['dataset']}, {encoder}, {neutral}",
+            _aligned(overall),
+            _aligned(_by_language(systems, names[0])),
+            f"{index['documents']:,} documents, {built}, {index['bytes'] / 1e6:,.1f} MB",
+        ]
+    )
+
+
+def _cells(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    speed = values["ms_per_query"]
+    measured = [f"{values[name]:.4f}" for name in names]
+    return [*measured, f"{speed['p50']:.2f}", f"{speed['p95']:.2f}", f"{values['queries_per_second']:,.1f}"]
+
+
+def _by_language(systems: Mapping[str, Any], measure: str) -> list[list[str]]:
+    rows = [[measure, *systems]]
+    for language in next(iter(systems.values()))["per_language"]:
+        rows.append([language, *(f"{values['per_language'][language][measure]:.4f}" for values in systems.values())])
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Join cells with two blanks: the first column to the left, the others, numbers, to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    )

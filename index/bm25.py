@@ -1,0 +1,299 @@
+"""BM25 over raw postings: term counts on disk, one folder per segment, scored exactly over all segments.
+
+A segment's postings hold no weight and no statistic of the collection, so that adding and deleting documents changes
+nothing in them: document frequencies and the mean length are those of the live documents at the time of the search.
+The analysis of text into terms is index.analysis.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import CollectionError, UsageError
+from index.analysis import terms
+from index.ranking import NOTHING, Ranked, Rows, best
+from index.storage import StringArray, read_array, write_array
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
+    """Analyse the texts of one segment and write their postings.
+
+    The files: ``bm25.terms`` (V sorted terms), ``bm25.starts.npy`` (V + 1,) int64, ``bm25.rows.npy`` (P,) uint32 local
+    rows, ascending within a term, ``bm25.counts.npy`` (P,) uint16 or uint32, ``bm25.lengths.npy`` (n,) uint32 terms per
+    document. Memory: the postings, not the texts.
+
+    Args:
+        folder: an existing folder.
+        texts: content and language of every document row, in order; read once.
+    """
+    numbers: dict[str, int] = {}
+    term_numbers, counts, sizes, lengths = array("I"), array("I"), array("I"), array("I")
+    for text, lang in texts:
+        found = Counter(terms(text, lang))
+        term_numbers.extend(numbers.setdefault(term, len(numbers)) for term in found)
+        counts.extend(found.values())
+        sizes.append(len(found))
+        lengths.append(found.total())
+    rows = np.repeat(np.arange(len(sizes), dtype=np.uint32), np.asarray(sizes, np.int64))
+    found_by = _Found(np.asarray(term_numbers, np.uint32), rows, np.asarray(counts, np.uint32))
+    _write(folder, list(numbers), found_by, np.asarray(lengths, np.uint32))
+
+
+def merge_postings(folder: Path, sources: Sequence[tuple[Path, Mask]]) -> None:
+    """Write the postings of the kept rows of several segments, renumbered in order, without analysing again.
+
+    The files equal, byte for byte, those of :func:`write_postings` on the surviving texts.
+
+    Args:
+        folder: an existing folder, none of the sources.
+        sources: every source's folder and the mask of its kept rows, (n,) bool.
+
+    Raises:
+        ValueError: a mask of another length than its segment, with both numbers.
+    """
+    numbers: dict[str, int] = {}
+    parts, lengths = [_Found.nothing()], [np.empty(0, np.uint32)]
+    first = 0
+    for source, keep in sources:
+        segment = _Segment.open(source)
+        if len(keep) != len(segment.lengths):
+            raise ValueError(f"{source} holds {len(segment.lengths)} documents but the mask has {len(keep)}")
+        parts.append(segment.kept(keep, first, numbers))
+        lengths.append(segment.lengths[keep])
+        first += len(lengths[-1])
+    merged = _Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    _write(folder, list(numbers), merged, np.concatenate(lengths))
+
+
+class _Found(NamedTuple):
+    """Postings as they are found: (P,) each, uint32, rows ascending within a term."""
+
+    terms: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    counts: NDArray[np.uint32]
+
+    @classmethod
+    def nothing(cls) -> _Found:
+        empty = np.empty(0, np.uint32)
+        return cls(empty, empty, empty)
+
+
+def _write(folder: Path, vocabulary: list[str], found: _Found, lengths: NDArray[np.uint32]) -> None:
+    """Sort the postings by term and write the files; terms that nothing uses any more are left out."""
+    frequencies = np.bincount(found.terms, minlength=len(vocabulary))
+    # Python compares code points, which is the order of the UTF-8 bytes that StringArray.find relies on.
+    used = sorted(np.flatnonzero(frequencies).tolist(), key=vocabulary.__getitem__)
+    place = np.zeros(len(vocabulary), np.uint32)
+    place[used] = np.arange(len(used), dtype=np.uint32)
+    order = np.argsort(place[found.terms], kind="stable")
+    starts = np.zeros(len(used) + 1, np.int64)
+    np.cumsum(frequencies[used], out=starts[1:])
+    widest = int(found.counts.max(initial=0))
+    StringArray.write(folder, "bm25.terms", [vocabulary[number] for number in used])
+    write_array(folder / "bm25.starts.npy", starts)
+    write_array(folder / "bm25.rows.npy", found.rows[order])
+    write_array(folder / "bm25.counts.npy", found.counts[order].astype(np.uint16 if widest < 2**16 else np.uint32))
+    write_array(folder / "bm25.lengths.npy", lengths)
+
+
+class _Segment(NamedTuple):
+    """The files of one folder, mapped."""
+
+    terms: StringArray
+    starts: NDArray[np.int64]
+    rows: NDArray[np.uint32]
+    counts: NDArray[np.unsignedinteger]
+    lengths: NDArray[np.uint32]
+
+    @classmethod
+    def open(cls, folder: Path) -> _Segment:
+        # np.asarray drops the memmap subclass, whose slices cost microseconds each; the pages stay mapped.
+        arrays = (np.asarray(read_array(folder / f"bm25.{n}.npy")) for n in ("starts", "rows", "counts", "lengths"))
+        return cls(StringArray.open(folder, "bm25.terms"), *arrays)
+
+    def postings(self, term: str) -> slice:
+        number = self.terms.find(term)
+        return slice(0, 0) if number < 0 else slice(int(self.starts[number]), int(self.starts[number + 1]))
+
+    def kept(self, keep: Mask, first: int, numbers: dict[str, int]) -> _Found:
+        """Return the postings of the kept rows, renumbered from ``first``; ``numbers`` learns the terms."""
+        own = [numbers.setdefault(self.terms[i], len(numbers)) for i in range(len(self.terms))]
+        here = keep[self.rows]
+        renumbered = (np.cumsum(keep) - 1 + first).astype(np.uint32)
+        term_numbers = np.repeat(np.asarray(own, np.uint32), np.diff(self.starts))[here]
+        return _Found(term_numbers, renumbered[self.rows[here]], self.counts[here].astype(np.uint32))
+
+
+class Bm25Variant(enum.Enum):
+    """Which formula; see :class:`Bm25Parameters`."""
+
+    LUCENE = "lucene"
+    OKAPI = "okapi"
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Parameters:
+    """The formula and its two numbers; the defaults are Anserini's.
+
+    With N documents of which df hold the term, tf times in a document of dl terms, and avgdl the mean of dl:
+
+    * LUCENE: ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * dl / avgdl)), with exact lengths.
+    * OKAPI: ln((N - df + 0.5) / (df + 0.5)) * tf * (k1 + 1) / (the same); a negative logarithm is replaced by 0.25
+      times the mean logarithm of the vocabulary, as ``rank_bm25.BM25Okapi`` does.
+
+    Sources: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009; Kamphuis, de Vries,
+    Boytsov and Lin, Which BM25 Do You Mean?, ECIR 2020 ("Lucene (accurate)"; Lucene 8 dropped its constant k1 + 1).
+
+    Raises:
+        UsageError: k1 below 0 or not finite, or b outside 0 to 1.
+    """
+
+    k1: float = 0.9
+    b: float = 0.4
+    variant: Bm25Variant = Bm25Variant.LUCENE
+
+    def __post_init__(self) -> None:
+        """Refuse what would make scores negative or undefined."""
+        if not 0 <= self.k1 < math.inf:
+            raise UsageError(f"BM25: k1 must be a number from 0 up, got {self.k1}")
+        if not 0 <= self.b <= 1:
+            raise UsageError(f"BM25: b must lie between 0 and 1, got {self.b}")
+
+
+DEFAULTS = Bm25Parameters()
+
+
+class Bm25View:
+    """The postings of a snapshot's segments, searched as one. Safe to share between threads."""
+
+    def __init__(self, folders: Sequence[Path], live: Mask, id_order: NDArray[np.int64]) -> None:
+        """Map the files; nothing is read yet.
+
+        Args:
+            folders: one per segment; global rows are the segments' rows one after another.
+            live: (n,) bool, False for deleted rows, which count nowhere.
+            id_order: (n,) as :func:`index.ranking.best` wants it.
+
+        Raises:
+            CollectionError: segments that do not hold n documents together.
+        """
+        self._segments = [_Segment.open(folder) for folder in folders]
+        self._firsts = np.cumsum([0, *(len(segment.lengths) for segment in self._segments)]).tolist()
+        if not self._firsts[-1] == len(live) == len(id_order):
+            raise CollectionError(
+                f"the BM25 postings hold {self._firsts[-1]} documents but the collection has {len(live)} rows"
+                f" and {len(id_order)} ids: index it anew"
+            )
+        self._live = live
+        self._id_order = id_order
+        self._last_norms: tuple[tuple[float, float], Floats] | None = None
+
+    def search(
+        self,
+        queries: Sequence[Sequence[str]],
+        k: int,
+        *,
+        parameters: Bm25Parameters = DEFAULTS,
+        within: Sequence[Rows] | None = None,
+    ) -> list[Ranked]:
+        """Return for every query its ``k`` best live rows with a score above 0; a higher score is better.
+
+        Args:
+            queries: the analysed terms of each; a repeated term counts as often.
+            k: how many rows at most.
+            parameters: the formula.
+            within: for every query the rows that may be returned, sorted; the scores stay those of the collection.
+
+        Raises:
+            ValueError: ``within`` of another length than ``queries``.
+        """
+        if within is not None and len(within) != len(queries):
+            raise ValueError(f"{len(queries)} queries but `within` for {len(within)}")
+        if not self._documents:
+            return [NOTHING] * len(queries)
+        ranked = []
+        for i, query in enumerate(queries):
+            scores = self._scores(query, parameters)
+            rows = np.flatnonzero(scores > 0) if within is None else within[i][scores[within[i]] > 0]
+            rows = rows[self._live[rows]]
+            ranked.append(best(rows, scores[rows], k, id_order=self._id_order))
+        return ranked
+
+    def _scores(self, query: Sequence[str], parameters: Bm25Parameters) -> Floats:
+        """Return (n,) the score of every row. Equal texts add equal numbers in one order, so they tie exactly."""
+        norms = self._norms(parameters)
+        scores = np.zeros(len(self._live), np.float32)
+        for term, repeats in Counter(query).items():
+            postings = self._postings(term)
+            frequency = sum(int(np.count_nonzero(self._live[rows])) for rows, _ in postings)
+            weight = np.float32(repeats * self._idf(frequency, parameters)) if frequency else np.float32(0)
+            for rows, counts in postings:
+                scores[rows] += weight * counts / (counts + norms[rows])
+        return scores
+
+    def _postings(self, term: str) -> list[tuple[Rows, Floats]]:
+        """Return the global rows and the counts of a term, one pair per segment."""
+        found = []
+        for first, segment in zip(self._firsts, self._segments, strict=False):
+            own = segment.postings(term)
+            found.append((segment.rows[own].astype(np.int64) + first, segment.counts[own].astype(np.float32)))
+        return found
+
+    def _norms(self, parameters: Bm25Parameters) -> Floats:
+        """Return (n,) k1 * (1 - b + b * dl / avgdl), kept for the next search with the same numbers."""
+        k1, b = parameters.k1, parameters.b
+        last = self._last_norms
+        if last is None or last[0] != (k1, b):
+            # One assignment, so a thread beside this one sees the old pair or the new.
+            last = self._last_norms = (
+                (k1, b),
+                (k1 * (1 - b + b * self._lengths / self._mean_length)).astype(np.float32),
+            )
+        return last[1]
+
+    @cached_property
+    def _documents(self) -> int:
+        return int(np.count_nonzero(self._live))
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.uint32]:
+        return np.concatenate([segment.lengths for segment in self._segments])
+
+    @cached_property
+    def _mean_length(self) -> float:
+        # Where no document has a term, no score is ever computed, and 1 keeps the division quiet.
+        return float(self._lengths[self._live].mean(dtype=np.float64)) or 1.0
+
+    def _idf(self, frequency: int, parameters: Bm25Parameters) -> float:
+        """Return the inverse document frequency, times OKAPI's k1 + 1."""
+        odds = (self._documents - frequency + 0.5) / (frequency + 0.5)
+        if parameters.variant is Bm25Variant.LUCENE:
+            return math.log1p(odds)
+        idf = math.log(odds)
+        return (parameters.k1 + 1) * (idf if idf >= 0 else 0.25 * self._mean_okapi_idf)
+
+    @cached_property
+    def _mean_okapi_idf(self) -> float:
+        """Return the mean of ln((N - df + 0.5) / (df + 0.5)) over the terms of the live documents."""
+        frequencies: Counter[str] = Counter()
+        for first, segment in zip(self._firsts, self._segments, strict=False):
+            alive = self._live[segment.rows.astype(np.int64) + first].astype(np.int64)
+            own = np.add.reduceat(alive, segment.starts[:-1]) if len(alive) else alive
+            frequencies.update({segment.terms[i]: count for i, count in enumerate(own.tolist()) if count})
+        # Sorted, so that the sum does not depend on how the segments were cut.
+        df = np.sort(np.fromiter(frequencies.values(), np.float64, len(frequencies)))
+        return float(np.mean(np.log((self._documents - df + 0.5) / (df + 0.5))))

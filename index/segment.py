@@ -1,0 +1,221 @@
+"""A segment: some documents with all their views in one folder, written once and never changed.
+
+Rows are positions in a segment. What is deleted is masked by the collection, not here. Every file is an array or
+text, and opens by mmap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.records import Document
+from index.bm25 import merge_postings, write_postings
+from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
+from index.ragged import Ragged
+from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json
+
+VIEWS = ("bm25", "dense", "late")
+VECTOR_VIEWS = ("dense", "late")
+
+
+class Vectors(NamedTuple):
+    """What an encoder makes of n texts: one vector and one vector per token each, unit length, or None."""
+
+    dense: NDArray[np.float32] | None  # (n, d)
+    late: Ragged | None
+
+
+class DocumentEncoder(Protocol):
+    """The part of an encoder that a build needs; `retriever.encoder` has the real one."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What must be equal for vectors to be comparable, JSON-able."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """The vector views that this model can make, with their dimensions."""
+        ...
+
+    @property
+    def priors(self) -> Mapping[str, Prior]:
+        """The centroids that ship with the model, by view."""
+        ...
+
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts, whole."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An opened segment of n rows.
+
+    Attributes:
+        ids: n strings.
+        documents: n JSON objects as text.
+        hashes: (n, 16) uint8, of what the user sent.
+        languages: the codes that occur; ``codes`` (n,) uint16 points into it.
+        vectors: by view, float16: a dense vector is a text with one token.
+        sums: by view, over all n rows.
+    """
+
+    folder: Path
+    ids: StringArray
+    documents: StringArray
+    hashes: NDArray[np.uint8]
+    languages: tuple[str, ...]
+    codes: NDArray[np.uint16]
+    vectors: Mapping[str, Ragged]
+    sums: Mapping[str, LanguageSums]
+
+    def __len__(self) -> int:
+        """Return the number of rows, deleted ones included."""
+        return len(self.hashes)
+
+    @classmethod
+    def open(cls, folder: Path) -> Segment:
+        """Map a segment's files."""
+        meta = json.loads((folder / "segment.json").read_text(encoding="utf-8"))
+        vectors, sums = {}, {}
+        for view in meta["vector_views"]:
+            values = read_array(folder / f"{view}.values.npy")
+            vectors[view] = Ragged(values, read_array(folder / f"{view}.offsets.npy"))
+            sums[view] = _open_sums(read_array(folder / f"{view}.sums.npy"), meta["sums"][view])
+        return cls(
+            folder=folder,
+            ids=StringArray.open(folder, "ids"),
+            documents=StringArray.open(folder, "documents"),
+            hashes=read_array(folder / "hashes.npy"),
+            languages=tuple(meta["languages"]),
+            codes=read_array(folder / "languages.npy"),
+            vectors=vectors,
+            sums=sums,
+        )
+
+
+def content_hash(document: Document) -> bytes:
+    """Return 16 bytes that change with anything the user sent for this document."""
+    canonical = json.dumps(document.to_json(), ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(canonical.encode("utf-8"), digest_size=16).digest()
+
+
+def write_segment(
+    folder: Path, documents: Sequence[Document], languages: Sequence[str], views: Sequence[str], vectors: Vectors
+) -> dict[str, Any]:
+    """Write a segment and return its entry for the manifest.
+
+    Args:
+        folder: does not exist yet, or holds the rest of a build that was killed, which goes.
+        documents: as the user sent them.
+        languages: each document's language, given or identified, "" where unknown.
+        views: which views to write.
+        vectors: what the encoder made of the documents' contents.
+    """
+    _fresh(folder)
+    if "bm25" in views:
+        pairs = ((d.content(), language) for d, language in zip(documents, languages, strict=True))
+        write_postings(folder, pairs)
+    StringArray.write(folder, "ids", (d.id for d in documents))
+    StringArray.write(folder, "documents", (json.dumps(d.to_json(), ensure_ascii=False) for d in documents))
+    hashes = np.frombuffer(b"".join(content_hash(d) for d in documents), np.uint8).reshape(-1, 16)
+    write_array(folder / "hashes.npy", hashes)
+    chosen: dict[str, Ragged] = {}
+    if "dense" in views and vectors.dense is not None:
+        chosen["dense"] = Ragged(vectors.dense.astype(np.float16), np.arange(len(documents) + 1, dtype=np.int64))
+    if "late" in views and vectors.late is not None:
+        chosen["late"] = Ragged(vectors.late.values.astype(np.float16), vectors.late.offsets)
+    for view, ragged in chosen.items():
+        write_array(folder / f"{view}.values.npy", ragged.values)
+        write_array(folder / f"{view}.offsets.npy", ragged.offsets)
+    return _finish(folder, list(languages), chosen)
+
+
+def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]]) -> dict[str, Any]:
+    """Write the kept rows of several segments as one segment and return its entry; nothing is encoded again.
+
+    Args:
+        folder: as in :func:`write_segment`.
+        sources: segments with the same views, each with the rows to keep, (n,) bool.
+    """
+    _fresh(folder)
+    first = sources[0][0]
+    if (first.folder / "bm25.lengths.npy").exists():
+        merge_postings(folder, [(segment.folder, keep) for segment, keep in sources])
+    kept = [(segment, np.flatnonzero(keep)) for segment, keep in sources]
+    StringArray.write(folder, "ids", (s.ids[i] for s, rows in kept for i in rows.tolist()))
+    StringArray.write(folder, "documents", (s.documents[i] for s, rows in kept for i in rows.tolist()))
+    write_array(folder / "hashes.npy", np.concatenate([s.hashes[rows] for s, rows in kept]))
+    chosen: dict[str, Ragged] = {}
+    for view in first.vectors:
+        _merge_vectors(folder, view, kept)
+        values, offsets = read_array(folder / f"{view}.values.npy"), read_array(folder / f"{view}.offsets.npy")
+        chosen[view] = Ragged(values, offsets)
+    languages = [s.languages[code] for s, rows in kept for code in s.codes[rows]]
+    return _finish(folder, languages, chosen)
+
+
+def _merge_vectors(folder: Path, view: str, kept: Sequence[tuple[Segment, NDArray[np.int64]]]) -> None:
+    """Copy the vectors of the kept rows, one segment at a time, so that memory is that of one segment."""
+    lengths = [np.diff(s.vectors[view].offsets)[rows] for s, rows in kept]
+    offsets = np.zeros(sum(len(n) for n in lengths) + 1, np.int64)
+    np.cumsum(np.concatenate(lengths), out=offsets[1:])
+    write_array(folder / f"{view}.offsets.npy", offsets)
+    dims = kept[0][0].vectors[view].values.shape[1]
+    with (folder / f"{view}.values.npy").open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (int(offsets[-1]), dims)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for segment, rows in kept:
+            ragged = segment.vectors[view]
+            mask = np.zeros(len(segment), np.bool_)
+            mask[rows] = True
+            file.write(np.ascontiguousarray(ragged.values[np.repeat(mask, np.diff(ragged.offsets))]).tobytes())
+
+
+def _fresh(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _finish(folder: Path, languages: Sequence[str], vectors: Mapping[str, Ragged]) -> dict[str, Any]:
+    """Write languages, sums and ``segment.json``, flush the folder, and describe every file."""
+    names = sorted(set(languages))
+    positions = {name: i for i, name in enumerate(names)}
+    codes = np.array([positions[x] for x in languages], np.uint16)
+    write_array(folder / "languages.npy", codes)
+    meta: dict[str, Any] = {"languages": names, "vector_views": sorted(vectors), "sums": {}}
+    for view, ragged in vectors.items():
+        sums = sum_by_language(ragged.values, ragged.offsets, codes, names)
+        write_array(folder / f"{view}.sums.npy", np.array([sums.sums[x] for x in sorted(sums.sums)]))
+        meta["sums"][view] = {x: [sums.vectors[x], sums.documents[x]] for x in sums.sums}
+    write_json(folder / "segment.json", meta)
+    flush_folder(folder)
+    flush_folder(folder.parent)
+    files = {f.name: describe(f) for f in sorted(folder.iterdir())}
+    return {"name": folder.name, "rows": len(codes), "files": files}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a file's size and checksum, as the manifest keeps them."""
+    return {"bytes": path.stat().st_size, "blake2b": checksum(path)}
+
+
+def _open_sums(values: NDArray[np.float64], counts: Mapping[str, Sequence[int]]) -> LanguageSums:
+    if not counts:
+        return NO_SUMS
+    return LanguageSums(
+        dict(zip(sorted(counts), np.asarray(values), strict=True)),
+        {x: n[0] for x, n in counts.items()},
+        {x: n[1] for x, n in counts.items()},
+    )

@@ -1,0 +1,238 @@
+"""A snapshot: one committed state of a collection, opened for reading. It never changes, and many threads may use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import CollectionError
+from data.records import Document
+from index.bm25 import Bm25View
+from index.centroids import NO_SUMS, Centroids, LanguageSums, Prior, sum_by_language
+from index.dense import DenseView
+from index.late import LateView
+from index.manifest import Manifest
+from index.ranking import Rows
+from index.segment import Segment
+from index.storage import read_array
+from index.vectors import VectorRows
+
+RETRIES = 5
+
+
+class Snapshot:
+    """One committed state. Rows number the documents of all segments, oldest first; deleted rows stay numbered."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Map every file that the manifest names.
+
+        Raises:
+            CollectionError: a file is missing or has another size than the manifest says.
+        """
+        self.folder = folder
+        self.manifest = manifest
+        for path, entry in files(folder, manifest):
+            found = path.stat().st_size if path.exists() else None
+            if found != entry["bytes"]:
+                size = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
+                raise CollectionError(f"{path} {size}: restore it from a copy or build the collection anew")
+        self.segments = [Segment.open(folder / "segments" / entry["name"]) for entry in manifest.segments]
+        self._bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
+        self._live = np.ones(int(self._bases[-1]), np.bool_)
+        if manifest.deleted is not None:
+            self._live[read_array(folder / manifest.deleted["name"])] = False
+        self._live.setflags(write=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Snapshot:
+        """Open the newest committed state; a writer that compacts meanwhile is stepped aside for."""
+        for _ in range(RETRIES):
+            manifest = Manifest.read(folder)
+            try:
+                return cls(folder, manifest)
+            except (CollectionError, FileNotFoundError):
+                if Manifest.read(folder).generation == manifest.generation:
+                    raise
+        return cls(folder, Manifest.read(folder))
+
+    def __len__(self) -> int:
+        """Return the number of live documents."""
+        return int(np.count_nonzero(self._live))
+
+    @property
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows are not deleted, (rows,)."""
+        return self._live
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, deleted ones included."""
+        return len(self._live)
+
+    def ids(self, rows: Rows) -> list[str]:
+        """Return the ids of rows."""
+        return [self._segment(row).ids[local] for row, local in self._places(rows)]
+
+    def row(self, identity: str) -> int | None:
+        """Return the row of a live document, or None."""
+        return self._row_of_id.get(identity)
+
+    def document(self, row: int) -> Document:
+        """Read the document of a row; ``lang`` is the language it was indexed in."""
+        ((_, local),) = self._places(np.array([row]))
+        stored = Document.from_json(json.loads(self._segment(row).documents[local]))
+        return Document(stored.id, stored.text, stored.title, self.language(row), stored.metadata)
+
+    def content_hash(self, row: int) -> bytes:
+        """Return the 16 bytes of `index.segment.content_hash` of the document of a row."""
+        ((_, local),) = self._places(np.array([row]))
+        return bytes(self._segment(row).hashes[local])
+
+    def language(self, row: int) -> str:
+        """Return the language that a row was indexed in, "" for unknown."""
+        return self._languages[int(self._codes[row])]
+
+    def select(self, ids: Sequence[str] = (), languages: Sequence[str] = ()) -> Rows | None:
+        """Return the sorted live rows with one of the ids and in one of the languages; an empty list allows all.
+
+        Unknown ids and languages select nothing. None means every row.
+        """
+        if not ids and not languages:
+            return None
+        chosen = self._live.copy()
+        if ids:
+            named = np.zeros(self.rows, np.bool_)
+            named[[row for x in ids if (row := self.row(x)) is not None]] = True
+            chosen &= named
+        if languages:
+            chosen &= np.isin(self._codes, [i for i, x in enumerate(self._languages) if x in set(languages)])
+        return np.flatnonzero(chosen)
+
+    @cached_property
+    def language_counts(self) -> dict[str, int]:
+        """The number of live documents by language, most first."""
+        counts = np.bincount(self._codes[self._live], minlength=len(self._languages))
+        pairs = [(x, int(n)) for x, n in zip(self._languages, counts, strict=True) if n]
+        return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+    @cached_property
+    def bm25(self) -> Bm25View:
+        """The lexical view."""
+        self._require("bm25")
+        return Bm25View([s.folder for s in self.segments], self._live, self.id_order)
+
+    @cached_property
+    def dense(self) -> DenseView:
+        """The view with one vector a document."""
+        return DenseView(self._vector_rows("dense"))
+
+    @cached_property
+    def late(self) -> LateView:
+        """The view with one vector a token."""
+        return LateView(self._vector_rows("late"))
+
+    def centroids(self, view: str) -> Centroids:
+        """Return the language centroids of the live documents in a vector view."""
+        sums = NO_SUMS
+        for segment, base in zip(self.segments, self._bases[:-1], strict=True):
+            sums = sums.plus(segment.sums[view])
+            gone = np.flatnonzero(~self._live[base : base + len(segment)])
+            if len(gone):
+                sums = sums.plus(_sums_of(segment, view, gone), sign=-1)
+        return Centroids(sums, self._prior(view), self._dims(view))
+
+    def info(self) -> dict[str, Any]:
+        """Describe the collection for people and programs."""
+        size = (self.folder / "manifest.json").stat().st_size
+        return {
+            "name": self.manifest.name,
+            "documents": len(self),
+            "deleted_rows": self.rows - len(self),
+            "languages": {x or "und": n for x, n in self.language_counts.items()},
+            "views": list(self.manifest.views),
+            "encoder": self.manifest.encoder,
+            "segments": len(self.segments),
+            "generation": self.manifest.generation,
+            "bytes": size + sum(entry["bytes"] for _, entry in files(self.folder, self.manifest)),
+        }
+
+    @cached_property
+    def _languages(self) -> list[str]:
+        return sorted({x for s in self.segments for x in s.languages})
+
+    @cached_property
+    def _codes(self) -> NDArray[np.int64]:
+        position = {x: i for i, x in enumerate(self._languages)}
+        parts = [np.array([position[x] for x in s.languages], np.int64)[s.codes] for s in self.segments if len(s)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    @cached_property
+    def _all_ids(self) -> list[str]:
+        return [s.ids[i] for s in self.segments for i in range(len(s))]
+
+    @cached_property
+    def _row_of_id(self) -> dict[str, int]:
+        return {x: row for row, x in enumerate(self._all_ids) if self._live[row]}
+
+    @cached_property
+    def id_order(self) -> NDArray[np.int64]:
+        """The position of each row's id among all ids, ascending, (rows,): ties go to the greater."""
+        order = np.empty(self.rows, np.int64)
+        order[sorted(range(self.rows), key=self._all_ids.__getitem__)] = np.arange(self.rows)
+        return order
+
+    def _vector_rows(self, view: str) -> VectorRows:
+        self._require(view)
+        return VectorRows(
+            parts=[s.vectors[view] for s in self.segments],
+            live=self._live,
+            languages=self._languages,
+            codes=self._codes,
+            centroids=self.centroids(view),
+            id_order=self.id_order,
+        )
+
+    def _require(self, view: str) -> None:
+        if view not in self.manifest.views:
+            has = ", ".join(self.manifest.views)
+            raise CollectionError(f"{self.folder} has no {view} view, only {has}: build it with `--views {has},{view}`")
+
+    def _prior(self, view: str) -> Prior | None:
+        entry = self.manifest.priors.get(view)
+        if entry is None:
+            return None
+        return Prior(tuple(entry["languages"]), np.asarray(read_array(self.folder / entry["name"])))
+
+    def _dims(self, view: str) -> int:
+        return int((self.manifest.encoder or {}).get("dims", {}).get(view, 1))
+
+    def _segment(self, row: int) -> Segment:
+        return self.segments[int(np.searchsorted(self._bases, row, side="right")) - 1]
+
+    def _places(self, rows: Rows) -> list[tuple[int, int]]:
+        segment = np.searchsorted(self._bases, rows, side="right") - 1
+        return list(zip(rows.tolist(), (rows - self._bases[segment]).tolist(), strict=True))
+
+
+def files(folder: Path, manifest: Manifest) -> list[tuple[Path, dict[str, Any]]]:
+    """Return every file that a manifest names, with its size and checksum."""
+    found = [
+        (folder / "segments" / segment["name"] / name, entry)
+        for segment in manifest.segments
+        for name, entry in segment["files"].items()
+    ]
+    found += [(folder / entry["name"], dict(entry)) for entry in manifest.priors.values()]
+    if manifest.deleted is not None:
+        found.append((folder / manifest.deleted["name"], dict(manifest.deleted)))
+    return found
+
+
+def _sums_of(segment: Segment, view: str, rows: Rows) -> LanguageSums:
+    taken = segment.vectors[view].take(rows)
+    return sum_by_language(taken.values, taken.offsets, segment.codes[rows], segment.languages)

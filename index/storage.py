@@ -1,0 +1,116 @@
+"""Arrays and strings on disk: plain files that open by mmap, written once, flushed before they are named anywhere.
+
+Nothing here is pickled. Files are written with ordinary writes and never through a memory map: a full disk is then
+an ``OSError`` and not a bus error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy`` and flush it to the disk."""
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        _flush(file.fileno())
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Open an array read-only by mmap; an empty one is read, since nothing cannot be mapped."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False) if _has_values(path) else np.load(path, allow_pickle=False)
+    return array  # type: ignore[no-any-return]
+
+
+def _has_values(path: Path) -> bool:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, _ = read(file)
+    return 0 not in shape
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write JSON beside ``path``, flush it, and move it into place in one step: a reader sees the old or the new."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        _flush(file.fileno())
+    partial.replace(path)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def checksum(path: Path) -> str:
+    """Return the BLAKE2b digest (16 bytes, hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class StringArray:
+    """Strings in one UTF-8 blob with offsets: opens at once whatever its size, reads one string at a time."""
+
+    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        """Wrap a blob and its offsets, (n + 1,), as :meth:`open` finds them."""
+        if len(offsets) == 0 or offsets[-1] != len(blob):
+            raise ValueError(f"offsets end at {offsets[-1:]} but the blob has {len(blob)} bytes")
+        self._blob = blob
+        self._offsets = offsets
+
+    @staticmethod
+    def write(folder: Path, name: str, strings: Iterable[str]) -> None:
+        """Write ``NAME.blob.npy`` and ``NAME.offsets.npy``."""
+        encoded = [s.encode("utf-8") for s in strings]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=offsets[1:])
+        write_array(folder / f"{name}.blob.npy", np.frombuffer(b"".join(encoded), np.uint8))
+        write_array(folder / f"{name}.offsets.npy", offsets)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> StringArray:
+        """Map what :meth:`write` wrote."""
+        return cls(read_array(folder / f"{name}.blob.npy"), read_array(folder / f"{name}.offsets.npy"))
+
+    def __len__(self) -> int:
+        """Return the number of strings."""
+        return len(self._offsets) - 1
+
+    def __getitem__(self, i: int) -> str:
+        """Return string ``i``."""
+        return self._bytes(i).decode("utf-8")
+
+    def find(self, key: str) -> int:
+        """Return the position of ``key``, or -1. The strings must be in the order of their UTF-8 bytes."""
+        wanted, low, high = key.encode("utf-8"), 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._bytes(middle) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self) and self._bytes(low) == wanted else -1
+
+    def _bytes(self, i: int) -> bytes:
+        return self._blob[self._offsets[i] : self._offsets[i + 1]].tobytes()

@@ -1,0 +1,98 @@
+"""What the two vector views share: all rows of a snapshot, their languages, and what is removed from each.
+
+Vectors are stored as the encoder made them. Language-neutral ranking is applied when they are read, so that one
+stored copy serves both positions of the switch and centroids may move with every commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.centroids import Centroids
+from index.ragged import Ragged
+from index.ranking import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRows:
+    """The rows of one vector view.
+
+    Attributes:
+        parts: the segments' vectors, oldest first.
+        live: (rows,) bool, False for deleted rows.
+        languages: the codes that occur; ``codes`` (rows,) int64 points into it.
+        centroids: of the live rows.
+        id_order: (rows,) for ties, see `index.ranking`.
+    """
+
+    parts: Sequence[Ragged]
+    live: NDArray[np.bool_]
+    languages: Sequence[str]
+    codes: NDArray[np.int64]
+    centroids: Centroids
+    id_order: NDArray[np.int64]
+
+    def blocks(self, rows: Rows, tokens: int, *, neutral: bool) -> Iterator[tuple[Rows, Ragged]]:
+        """Yield sorted ``rows`` with their vectors as float32, about ``tokens`` vectors at a time."""
+        offsets = self._offsets() if neutral and self.centroids.neutral else None
+        base = 0
+        for part in self.parts:
+            inside = rows[np.searchsorted(rows, base) : np.searchsorted(rows, base + len(part))] - base
+            ends = np.cumsum(np.diff(part.offsets)[inside])
+            start = 0
+            while start < len(inside):
+                done = ends[start - 1] if start else 0
+                stop = max(start + 1, int(np.searchsorted(ends, done + tokens, side="right")))
+                chosen = inside[start:stop]
+                yield chosen + base, self._read(part, chosen, base, offsets)
+                start = stop
+            base += len(part)
+
+    def queries(self, values: NDArray[np.floating], owner: Sequence[str], *, neutral: bool) -> NDArray[np.float32]:
+        """Return query vectors (T, d) as they are compared: without their language's offset, unit length."""
+        vectors = np.array(values, np.float32)
+        if neutral and len(vectors):
+            names = sorted(set(owner))
+            table = np.stack([self.centroids.offset(x) for x in names])
+            vectors -= table[[names.index(x) for x in owner]]
+        return _unit(vectors)
+
+    def _offsets(self) -> NDArray[np.float32]:
+        return np.stack([self.centroids.offset(x) for x in self.languages])
+
+    def _read(self, part: Ragged, chosen: Rows, base: int, offsets: NDArray[np.float32] | None) -> Ragged:
+        whole = len(chosen) == chosen[-1] - chosen[0] + 1
+        if whole:  # neighbours: no gathering
+            span = part.offsets[chosen[0] : chosen[-1] + 2]
+            taken = Ragged(part.values[span[0] : span[-1]], span - span[0])
+        else:
+            taken = part.take(chosen)
+        values = taken.values.astype(np.float32)
+        if offsets is not None:
+            values -= np.repeat(offsets[self.codes[chosen + base]], np.diff(taken.offsets), axis=0)
+            values = _unit(values)
+        return Ragged(values, taken.offsets)
+
+
+def groups(within: Sequence[Rows] | None, queries: int, live: NDArray[np.bool_]) -> Iterator[tuple[list[int], Rows]]:
+    """Yield the positions of queries that share the same allowed rows, with those rows, deleted ones taken out."""
+    if within is None:
+        yield list(range(queries)), np.flatnonzero(live)
+        return
+    members: dict[Hashable, list[int]] = {}
+    for i, rows in enumerate(within):
+        members.setdefault(id(rows), []).append(i)
+    for indices in members.values():
+        rows = within[indices[0]]
+        yield indices, rows[live[rows]]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of length 1; a row of length 0 stays 0."""
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    vectors /= np.maximum(norms, np.float32(1e-12))[:, None]
+    return vectors

@@ -1,0 +1,1 @@
+"""Everything that needs a model or a query: encoders, language identification, retrievers."""

@@ -1,0 +1,216 @@
+"""The engine: one opened collection with its encoder, for every face. Building a collection starts here too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from data.errors import NotFoundError, UsageError
+from data.records import Document, Hit, Query
+from index.analysis import terms
+from index.collection import AddReport, Collection, Writing, check_fingerprint
+from index.manifest import Manifest
+from index.segment import VIEWS
+from index.snapshot import Snapshot
+from retriever.bundled import NAME as BUNDLED
+from retriever.encoder import Encoder
+from retriever.language import identifier
+from retriever.retrievers import (
+    Bm25Ranker,
+    Cascade,
+    DenseRanker,
+    Fusion,
+    LateRanker,
+    Ranker,
+    Retriever,
+    Search,
+    Sources,
+)
+
+MODES = ("hybrid", "cascade", "dense", "late", "bm25")
+# Weights of the views in the fusion, measured in docs/architecture.md.
+WEIGHTS = {"bm25": 1.0, "dense": 1.0, "late": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did."""
+
+    added: int
+    updated: int
+    unchanged: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Engine:
+    """An opened collection. Searches take the snapshot once; writers swap in the next one."""
+
+    folder: Path
+    snapshot: Snapshot
+    encoder: Encoder | None
+    _writing: Lock = field(default_factory=Lock)
+
+    @classmethod
+    def open(cls, folder: Path, encoder: str | None = None, *, backend: str = "torch") -> Engine:
+        """Open a collection with the encoder that it was built with.
+
+        Args:
+            folder: the collection.
+            encoder: where that encoder lies now, if not under the name in the collection.
+            backend: what runs it.
+
+        Raises:
+            NotFoundError: no collection there.
+            CollectionError: damaged, or ``encoder`` is another one than it was built with.
+            EncoderError: the encoder cannot be loaded.
+        """
+        snapshot = Snapshot.open(folder)
+        loaded = None
+        if snapshot.manifest.encoder is not None:
+            loaded = Encoder.load(encoder or snapshot.manifest.encoder["model"], backend=backend)
+            check_fingerprint(folder, snapshot.manifest.encoder, loaded.fingerprint)
+        return cls(folder, snapshot, loaded)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of the collection."""
+        return self.snapshot.manifest.views
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What :meth:`retriever` can be asked for here; the first is the default."""
+        views = self.views
+        possible = {"hybrid": len(views) > 1, "cascade": "late" in views and len(views) > 1}
+        return tuple(mode for mode in MODES if possible.get(mode, mode in views))
+
+    def retriever(self, using: str, *, neutral: bool = True) -> Retriever:
+        """Return a retriever over the snapshot of now.
+
+        Args:
+            using: one of :attr:`modes`.
+            neutral: language-neutral ranking, see `index.centroids`.
+
+        Raises:
+            UsageError: a mode that there is not, or not for this collection.
+        """
+        if using not in MODES:
+            raise UsageError(f"unknown mode {using!r}: choose from {', '.join(self.modes)}")
+        if using not in self.modes:
+            raise UsageError(f"{self.folder} cannot search with {using}: it has {', '.join(self.views)}")
+        sources = self._sources()
+        return Search(sources, self._ranker(sources, using, neutral))
+
+    def identify(self, text: str) -> str:
+        """Return the language of a text, "" where there is no telling."""
+        return identifier().identify([text])[0]
+
+    def explain(self, query: Query, hits: Sequence[Hit], *, using: str, neutral: bool = True) -> dict[str, Any]:
+        """Tell how hits came about: each one's rank and score in every view that the mode uses.
+
+        Returns:
+            ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; a rank is None beyond the
+            depth to which fusion looks.
+        """
+        sources = self._sources()
+        (known,) = sources.queries([query])
+        told: dict[str, dict[str, Any]] = {hit.id: {} for hit in hits}
+        views = [using] if using in VIEWS else list(self.views)
+        for view in views:
+            found = Search(sources, self._ranker(sources, view, neutral)).search([known], max(100, len(hits)))[0]
+            ranks = {hit.id: {"rank": rank, "score": hit.score} for rank, hit in enumerate(found, 1)}
+            for identity, entry in told.items():
+                entry[view] = ranks.get(identity)
+        return {"language": known.lang, "neutral": neutral, "terms": terms(known.text, known.lang), "hits": told}
+
+    def info(self) -> dict[str, Any]:
+        """Describe the collection and what it can do."""
+        return {**self.snapshot.info(), "modes": list(self.modes)}
+
+    def add(self, documents: Iterable[Document]) -> AddReport:
+        """Add or replace documents in one commit and search the new state from then on."""
+        with self._writing:
+            writing = Writing(self.encoder, identifier().identify, atomic=True)
+            report = Collection(self.folder).add(documents, writing)
+            self.snapshot = Snapshot.open(self.folder)
+        return report
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents in one commit, search the new state from then on, return how many there were."""
+        with self._writing:
+            count = Collection(self.folder).delete(ids)
+            self.snapshot = Snapshot.open(self.folder)
+        return count
+
+    def _sources(self) -> Sources:
+        return Sources(self.snapshot, self.encoder, identifier().identify)
+
+    def _ranker(self, sources: Sources, using: str, neutral: bool) -> Ranker:
+        match using:
+            case "bm25":
+                return Bm25Ranker(sources)
+            case "dense":
+                return DenseRanker(sources, neutral)
+            case "late":
+                return LateRanker(sources, neutral)
+            case "cascade":
+                first = "dense" if "dense" in self.views else "bm25"
+                return Cascade(self._ranker(sources, first, neutral), LateRanker(sources, neutral))
+        return Fusion(sources, [(self._ranker(sources, view, neutral), WEIGHTS[view]) for view in self.views])
+
+
+def build_collection(
+    documents: Iterable[Document],
+    folder: Path,
+    *,
+    views: Sequence[str] = VIEWS,
+    encoder: str | None = None,
+    backend: str = "torch",
+    batch_size: int = 32,
+    on_progress: Callable[[int], None] | None = None,
+) -> BuildReport:
+    """Build a collection, or go on with one that was begun or is to grow.
+
+    Args:
+        documents: read once, in batches; each batch is committed.
+        folder: where; made if absent.
+        views: what to make of the documents; of a collection that exists, those that it has.
+        encoder: name or folder; None for the collection's own, or the bundled model.
+        backend: what runs the encoder.
+        batch_size: texts in one forward pass.
+        on_progress: called with the number of documents done.
+
+    Raises:
+        UsageError: the collection exists with other views.
+        InputError: a document id that stands twice.
+        CollectionError: it was built with another encoder, or somebody else is writing.
+    """
+    started = time.perf_counter()
+    collection, model = _open_or_create(
+        folder, views, encoder, lambda name: Encoder.load(name, backend=backend, batch_size=batch_size)
+    )
+    writing = Writing(model, identifier().identify, on_progress=on_progress)
+    report = collection.add(documents, writing)
+    collection.tidy()
+    return BuildReport(report.added, report.updated, report.unchanged, time.perf_counter() - started)
+
+
+def _open_or_create(
+    folder: Path, views: Sequence[str], encoder: str | None, load: Callable[[str], Encoder]
+) -> tuple[Collection, Encoder | None]:
+    try:
+        manifest = Manifest.read(folder)
+    except NotFoundError:
+        model = load(encoder or BUNDLED) if set(views) - {"bm25"} else None
+        return Collection.create(folder, views, model), model
+    if set(views) != set(manifest.views):
+        raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")
+    if manifest.encoder is None:
+        return Collection(folder), None
+    model = load(encoder or manifest.encoder["model"])
+    check_fingerprint(folder, manifest.encoder, model.fingerprint)
+    return Collection(folder), model

@@ -1,0 +1,1 @@
+"""The faces: the command line, the HTTP server and the search page."""

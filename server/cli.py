@@ -1,0 +1,182 @@
+"""The command line ``polyseek``: arguments in, the five packages do the work, results on standard output.
+
+Progress and errors go to standard error. Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import PolyseekError, UsageError
+from server import commands
+
+MODES = "hybrid, cascade, dense, late, bm25"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        result = arguments.run(arguments)
+        if result is not None:
+            print(json.dumps(result, ensure_ascii=False, indent=2) if arguments.json else arguments.show(result))
+            sys.stdout.flush()
+        return int(arguments.status(result))
+    except PolyseekError as error:
+        print(f"polyseek: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("polyseek: stopped; what was committed stays, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read us has enough. Python would complain while closing standard output, so it gets another one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="polyseek",
+        description="Find passages in any language for a query in any language.",
+        epilog="`polyseek COMMAND --help` tells about each command.",
+    )
+    top.add_argument("--version", action="version", version=f"polyseek {commands.version()}")
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(sub)
+    _add_index(sub)
+    _add_changes(sub)
+    _add_search(sub)
+    _add_serve(sub)
+    _add_eval(sub)
+    return top
+
+
+def _command(sub: Any, name: str, run: Any, text: str, show: Any = str) -> argparse.ArgumentParser:  # noqa: ANN401
+    """Make a command's parser: what runs, and how its result is shown to people."""
+    made: argparse.ArgumentParser = sub.add_parser(name, help=text, description=text)
+    made.set_defaults(run=run, show=show, status=lambda _: 0)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def _add_demo(sub: Any) -> None:  # noqa: ANN401
+    made = _command(sub, "demo", commands.demo, "Build the bundled demo collection once, then serve it.")
+    _add_address(made)
+
+
+def _add_index(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "index", commands.index,
+        "Build a collection; run it again to go on where it stopped.", commands.show_build,
+    )  # fmt: skip
+    made.add_argument("inputs", nargs="+", metavar="INPUT", help=INPUT)
+    made.add_argument("--to", required=True, type=Path, metavar="DIR", help="the collection's folder")
+    made.add_argument("--views", default="bm25,dense,late", type=_names, help="what to build (default: %(default)s)")
+    _add_encoder(made)
+    made.add_argument("--batch-size", type=_positive, default=32, metavar="N",
+                      help="texts in one forward pass (default: %(default)s)")  # fmt: skip
+
+
+def _add_changes(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "add", commands.add,
+        "Add documents; one with a known id replaces the old one.", commands.show_build,
+    )  # fmt: skip
+    _add_folder(made)
+    made.add_argument("inputs", nargs="+", metavar="INPUT", help=INPUT)
+    _add_encoder(made)
+    made = _command(sub, "delete", commands.delete, "Delete documents by id.", commands.show_delete)
+    _add_folder(made)
+    made.add_argument("ids", nargs="+", metavar="ID")
+    made = _command(sub, "compact", commands.compact, "Drop what was deleted and merge segments.", commands.show_info)
+    _add_folder(made)
+    made = _command(sub, "info", commands.info, "Describe a collection.", commands.show_info)
+    _add_folder(made)
+    made = _command(sub, "verify", commands.verify, "Check a collection's files.", commands.show_verify)
+    made.set_defaults(status=lambda result: 0 if result["ok"] else 1)
+    _add_folder(made)
+
+
+def _add_search(sub: Any) -> None:  # noqa: ANN401
+    made = _command(sub, "search", commands.search, "Search a collection.", commands.show_search)
+    _add_folder(made)
+    made.add_argument("query", metavar="QUERY", help="in any language")
+    made.add_argument("-k", type=_positive, default=10, help="how many hits at most (default: %(default)s)")
+    made.add_argument("--using", metavar="MODE", help=f"{MODES} (default: the first that the collection has)")
+    made.add_argument("--languages", type=_names, default=(), metavar="de,sw", help="only documents in these languages")
+    _add_neutral(made)
+    made.add_argument("--explain", action="store_true", help="tell each hit's rank and score in every view")
+    _add_encoder(made)
+
+
+def _add_serve(sub: Any) -> None:  # noqa: ANN401
+    made = _command(sub, "serve", commands.serve, "Serve a collection over HTTP, with a search page.")
+    _add_folder(made)
+    _add_address(made)
+    _add_encoder(made)
+
+
+def _add_eval(sub: Any) -> None:  # noqa: ANN401
+    made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a BEIR folder.", commands.show_eval)
+    made.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv"
+    )
+    made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
+                      help=f"of {MODES}, rank-bm25 (default: %(default)s)")  # fmt: skip
+    made.add_argument("--measures", default="", metavar="nDCG@10,...",
+                      help="any that ir-measures knows (default: nDCG@10,Recall@100,MRR@10,MAP)")  # fmt: skip
+    _add_neutral(made)
+    made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
+    made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
+    _add_encoder(made)
+
+
+INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines on standard input"
+
+
+def _add_folder(made: argparse.ArgumentParser) -> None:
+    made.add_argument("folder", type=Path, metavar="DIR", help="the collection's folder")
+
+
+def _add_address(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    made.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+
+
+def _add_encoder(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--encoder", metavar="NAME_OR_PATH", help="bundled, a model folder, or a name on the Hugging Face Hub"
+    )
+    made.add_argument("--backend", choices=("torch", "openvino", "onnx"), default="torch", help="what runs the encoder")
+
+
+def _add_neutral(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--no-neutral", dest="neutral", action="store_false", help="turn language-neutral ranking off")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("a list of names with commas between them is wanted")
+    return names
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is wanted, not {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""What each command does and how its result is shown to people. Arguments are parsed in `server.cli`.
+
+Heavy imports wait for the command that needs them: `polyseek --help` and `info` load no torch (0.2 s, not 6).
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.errors import UsageError
+from data.inputs import Inputs
+from data.readers import demo_folder
+from data.records import Query, normalize_language
+from index.collection import Collection
+from index.snapshot import Snapshot
+
+Result = dict[str, Any]
+
+
+def version() -> str:
+    """Return the installed version."""
+    return installed_version("polyseek")
+
+
+def demo(arguments: Namespace) -> None:
+    """Build the demo collection in the cache folder once and serve it."""
+    from retriever.bundled import cache_folder
+
+    arguments.folder, arguments.inputs, arguments.encoder = cache_folder() / "demo", [str(demo_folder())], None
+    arguments.to, arguments.views, arguments.backend, arguments.batch_size = arguments.folder, None, "torch", 32
+    index(arguments)
+    serve(arguments)
+
+
+def index(arguments: Namespace) -> Result:
+    """Check all inputs, then build or go on building."""
+    from index.segment import VIEWS
+
+    with Inputs(arguments.inputs) as inputs:
+        total = inputs.check()
+        return _build(arguments, inputs, total, folder=arguments.to, views=arguments.views or VIEWS)
+
+
+def add(arguments: Namespace) -> Result:
+    """Check all inputs, then add them to a collection that exists."""
+    views = Snapshot.open(arguments.folder).manifest.views
+    arguments.batch_size = 32
+    with Inputs(arguments.inputs) as inputs:
+        total = inputs.check()
+        return _build(arguments, inputs, total, folder=arguments.folder, views=views)
+
+
+def delete(arguments: Namespace) -> Result:
+    """Delete documents by id."""
+    return {"deleted": Collection(arguments.folder).delete(arguments.ids), "asked": len(arguments.ids)}
+
+
+def compact(arguments: Namespace) -> Result:
+    """Drop what was deleted and merge segments."""
+    Collection(arguments.folder).compact()
+    return info(arguments)
+
+
+def info(arguments: Namespace) -> Result:
+    """Describe a collection."""
+    return Snapshot.open(arguments.folder).info()
+
+
+def verify(arguments: Namespace) -> Result:
+    """Check a collection's files."""
+    problems = Collection(arguments.folder).verify()
+    return {"ok": not problems, "problems": problems}
+
+
+def search(arguments: Namespace) -> Result:
+    """Search a collection."""
+    from server.answers import answer
+    from server.schema import SearchRequest
+
+    engine = _engine(arguments)
+    asked = SearchRequest(
+        queries=(Query(arguments.query),),
+        k=arguments.k,
+        using=arguments.using or engine.modes[0],
+        languages=_languages(arguments.languages),
+        neutral=arguments.neutral,
+        explain=arguments.explain,
+    )
+    started = time.perf_counter()
+    (told,) = answer(engine, asked)
+    return {**told, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
+
+
+def serve(arguments: Namespace) -> None:
+    """Serve a collection until interrupted."""
+    from server.app import create_app
+    from server.serve import serve as run
+
+    app = create_app(_engine(arguments))
+    run(app, arguments.host, arguments.port, on_ready=lambda url: _say(f"Polyseek is at {url} (Ctrl-C ends it)"))
+
+
+def evaluate(arguments: Namespace) -> Result:
+    """Evaluate systems on a BEIR folder."""
+    from eval.command import EvalRequest, evaluate_dataset
+    from eval.measures import split_names
+
+    request = EvalRequest(
+        dataset=arguments.dataset,
+        using=arguments.using,
+        measures=tuple(split_names(arguments.measures)),
+        neutral=arguments.neutral,
+        index=arguments.index,
+        runs=arguments.runs,
+        encoder=arguments.encoder,
+    )
+    return evaluate_dataset(request, _bar)
+
+
+def show_build(result: Result) -> str:
+    """Tell what a build did."""
+    counts = ", ".join(f"{result[name]:,} {name}" for name in ("added", "updated", "unchanged"))
+    return f"{counts} in {result['seconds']:.1f} s: {result['folder']}"
+
+
+def show_delete(result: Result) -> str:
+    """Tell what was deleted."""
+    return f"{result['deleted']:,} of {result['asked']:,} documents deleted"
+
+
+def show_verify(result: Result) -> str:
+    """Tell what is wrong."""
+    return "all files are as they were written" if result["ok"] else "\n".join(result["problems"])
+
+
+def show_info(result: Result) -> str:
+    """Describe a collection."""
+    languages = ", ".join(f"{name} {count:,}" for name, count in result["languages"].items()) or "none"
+    encoder = result["encoder"]
+    lines = {
+        "documents": f"{result['documents']:,}",
+        "languages": languages,
+        "views": ", ".join(result["views"]),
+        "encoder": f"{encoder['model']}, {encoder['dims']}" if encoder else "none",
+        "segments": f"{result['segments']} ({result['deleted_rows']:,} deleted rows)",
+        "size": f"{result['bytes'] / 1e6:,.1f} MB",
+    }
+    return "\n".join(f"{name:10} {value}" for name, value in lines.items())
+
+
+def show_search(result: Result) -> str:
+    """List hits."""
+    if not result["hits"]:
+        return "nothing found"
+    explained = result.get("explain", {}).get("hits", {})
+    blocks = []
+    for hit in result["hits"]:
+        head = f"{hit['rank']:>3}. {hit['score']:.4f} [{hit['lang'] or '?'}] {hit['title'] or hit['id']}  ({hit['id']})"
+        text = textwrap.shorten(hit["text"], 240, placeholder=" ...")
+        blocks.append(f"{head}\n     {text}{_explained(explained.get(hit['id']))}")
+    return "\n".join(blocks)
+
+
+def show_eval(result: Result) -> str:
+    """Show tables of measures."""
+    from eval.command import format_table
+
+    return format_table(result)
+
+
+def _explained(views: dict[str, Any] | None) -> str:
+    if not views:
+        return ""
+    told = (f"{view} {v['rank']} ({v['score']:.4f})" if v else f"{view} -" for view, v in views.items())
+    return f"\n     {', '.join(told)}"
+
+
+def _build(arguments: Namespace, inputs: Inputs, total: int, *, folder: Path, views: Any) -> Result:  # noqa: ANN401
+    from retriever.engine import build_collection
+
+    with _bar("index", total) as advance:
+        told = 0
+
+        def on_progress(done: int) -> None:
+            nonlocal told
+            advance(done - told)
+            told = done
+
+        report = build_collection(
+            inputs, folder, views=views, encoder=arguments.encoder, backend=arguments.backend,
+            batch_size=arguments.batch_size, on_progress=on_progress,
+        )  # fmt: skip
+    return {
+        "folder": str(folder),
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _engine(arguments: Namespace) -> Any:  # noqa: ANN401
+    from retriever.engine import Engine
+
+    return Engine.open(arguments.folder, arguments.encoder, backend=arguments.backend)
+
+
+def _languages(codes: tuple[str, ...]) -> tuple[str, ...]:
+    known = tuple(normalize_language(code) for code in codes)
+    for code, normalized in zip(codes, known, strict=True):
+        if not normalized:
+            raise UsageError(f"--languages: {code!r} is no language code; give ISO 639 codes such as de,sw,zh")
+    return known
+
+
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on standard error where that is a terminal."""
+    with tqdm(total=total, desc=label, unit="", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

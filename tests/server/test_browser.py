@@ -1,0 +1,182 @@
+"""The search page in a real browser."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from server.app import create_app
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"),
+]
+FLAGS = (
+    "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    " disable-component-update disable-sync window-size=1100,1250"
+)
+SWAHILI = "Watu huambukizwaje malaria, na naweza kuiepuka vipi?"
+
+
+@pytest.fixture(scope="module")
+def url(demo_engine, served):
+    with served(create_app(demo_engine)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, url):
+    browser.get(url)
+    until(browser, "#modes input:checked")
+    return browser
+
+
+def until(browser, selector, condition=bool):
+    """Wait until the elements of a selector, not busy, satisfy a condition, and return them."""
+
+    def ready(_):
+        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        busy = browser.find_elements(By.CSS_SELECTOR, "#hits[aria-busy=true]")
+        return found if condition(found) and not busy else False
+
+    return WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(ready)
+
+
+def ask(browser, question):
+    box = browser.find_element(By.ID, "q")
+    box.clear()
+    box.send_keys(question, Keys.ENTER)
+    return until(browser, "#hits li")
+
+
+def more_than(count):
+    return lambda found: len(found) > count
+
+
+def languages(hits):
+    return [hit.find_element(By.CLASS_NAME, "badge").get_attribute("title") for hit in hits]
+
+
+def direction(browser, element):
+    return browser.execute_script("return getComputedStyle(arguments[0]).direction", element)
+
+
+def test_a_question_in_swahili_finds_other_languages(page):
+    hits = ask(page, SWAHILI)
+    while len(hits) < 20:
+        page.find_element(By.ID, "more").click()
+        hits = until(page, "#hits li", more_than(len(hits)))
+    assert {"en", "zh", "sw", "ar"} <= set(languages(hits))
+    assert "question in Swahili" in page.find_element(By.ID, "status").text
+    arabic = hits[languages(hits).index("ar")].find_element(By.CLASS_NAME, "passage")
+    assert (arabic.get_attribute("lang"), direction(page, arabic)) == ("ar", "rtl")
+    english = hits[languages(hits).index("en")].find_element(By.CLASS_NAME, "passage")
+    assert direction(page, english) == "ltr"
+
+
+def test_the_address_is_the_search(page, url):
+    first = [hit.text for hit in ask(page, SWAHILI)]
+    address = page.current_url
+    ask(page, "月亮为什么有时圆有时弯？")
+    assert page.current_url != address
+    page.back()
+    until(
+        page,
+        "#hits li",
+        lambda hits: [hit.text.splitlines()[1:] for hit in hits] == [t.splitlines()[1:] for t in first],
+    )
+    assert page.find_element(By.ID, "q").get_attribute("value") == SWAHILI
+    page.get(address)
+    assert len(until(page, "#hits li")) == len(first)
+
+
+def test_the_keyboard_is_enough(page):
+    ask(page, SWAHILI)
+    active = page.switch_to.active_element
+    active.send_keys(Keys.ARROW_DOWN)
+    assert page.switch_to.active_element.tag_name == "li"
+    page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert page.switch_to.active_element.text.startswith("2")
+    page.switch_to.active_element.send_keys(Keys.ARROW_UP)
+    page.switch_to.active_element.send_keys(Keys.ARROW_UP)
+    assert page.switch_to.active_element.get_attribute("id") == "q"
+    page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    page.switch_to.active_element.send_keys("/")
+    assert page.switch_to.active_element.get_attribute("id") == "q"
+    assert page.find_element(By.ID, "q").get_attribute("value") == SWAHILI
+
+
+def test_languages_and_modes_filter(page):
+    page.find_element(By.CSS_SELECTOR, "#filter summary").click()
+    page.find_element(By.CSS_SELECTOR, "#languages input[value=th]").click()
+    hits = ask(page, SWAHILI)
+    assert set(languages(hits)) == {"th"}
+    assert "languages=th" in page.current_url
+    page.find_element(By.CSS_SELECTOR, "#modes input[value=bm25]").click()
+    WebDriverWait(page, 60).until(lambda _: "using=bm25" in page.current_url)
+
+
+def test_examples_are_links_that_search(page):
+    examples = page.find_elements(By.CSS_SELECTOR, "#examples a")
+    assert len(examples) == 6
+    arabic = page.find_element(By.CSS_SELECTOR, "#examples [lang=ar]")
+    assert direction(page, arabic) == "rtl"
+    examples[0].click()
+    until(page, "#hits li")
+    assert not page.find_element(By.ID, "examples").is_displayed()
+
+
+def test_markup_in_a_question_stays_text_and_errors_are_told(page, url):
+    page.get(f"{url}/?q=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    until(page, "#status", lambda found: "ms" in found[0].text)
+    assert not page.find_elements(By.TAG_NAME, "img")
+    page.get(f"{url}/?q=a&using=magic")
+    alert = until(page, "#error", lambda found: found[0].is_displayed())[0]
+    assert "using must be one of" in alert.text
+    page.get_log("browser")  # the refused request is told there, as it should be
+
+
+def test_the_description_is_readable(page, url):
+    page.get(f"{url}/docs")
+    sections = until(page, "#docs section h2", lambda found: len(found) > 10)
+    assert "GET/search" in "".join(section.text.replace(" ", "") for section in sections)
+
+
+def test_nothing_complains_and_nothing_leaves(page, url):
+    page.get_log("browser")
+    page.get_log("performance")
+    ask(page, SWAHILI)
+    page.refresh()
+    until(page, "#hits li")
+    until(page, "#hits", lambda found: found[0].value_of_css_property("opacity") == "1")
+    if picture := os.environ.get("POLYSEEK_SCREENSHOT"):
+        Path(picture).write_bytes(page.get_screenshot_as_png())
+    assert page.get_log("browser") == []
+    sent = [
+        entry["message"] for entry in page.get_log("performance") if 'Network.requestWillBeSent"' in entry["message"]
+    ]
+    addresses = [json.loads(message)["message"]["params"]["request"]["url"] for message in sent]
+    assert addresses
+    assert all(address.startswith((url, "data:")) for address in addresses)
