@@ -50,7 +50,7 @@ class Inputs:
     def __iter__(self) -> Iterator[Document]:
         """Read all documents."""
         for source in self._sources:
-            yield from read_documents(str(self._kept) if source == "-" else source)
+            yield from self._read(source)
 
     def check(self) -> int:
         """Read every record once and return how many there are.
@@ -61,10 +61,19 @@ class Inputs:
         """
         seen: dict[str, str] = {}
         for source in self._sources:
-            name = "standard input" if source == "-" else source_name(Path(source))
-            for document in read_documents(str(self._kept) if source == "-" else source):
+            name = source_name(None if source == "-" else Path(source))
+            for document in self._read(source):
                 if document.id in seen:
                     where = f"twice in {name}" if seen[document.id] == name else f"in {seen[document.id]} and in {name}"
                     raise InputError(f"the document id {document.id!r} stands {where}: give every document one id")
                 seen[document.id] = name
         return len(seen)
+
+    def _read(self, source: str) -> Iterator[Document]:
+        if source != "-":
+            yield from read_documents(source)
+            return
+        try:
+            yield from read_documents(str(self._kept))
+        except InputError as error:  # nobody knows the file by its name
+            raise InputError(str(error).replace(str(self._kept), source_name(None))) from None

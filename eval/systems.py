@@ -9,7 +9,7 @@ from rank_bm25 import BM25Okapi
 
 from data.errors import UsageError
 from data.records import Hit, Query
-from index.analysis import terms
+from index.analysis import query_terms, terms
 from index.ranking import Rows, best
 from index.snapshot import Snapshot
 from retriever.engine import Engine
@@ -62,6 +62,7 @@ class RankBm25:
     def __init__(self, snapshot: Snapshot) -> None:
         """Analyse all live documents of a snapshot, each in its language."""
         self._rows = np.flatnonzero(snapshot.live)
+        self._spoken = tuple(snapshot.language_counts)
         self._ids = snapshot.ids(self._rows)
         by_id = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         self._id_order = np.empty(len(by_id), np.int64)
@@ -76,7 +77,7 @@ class RankBm25:
         """Return the best ``k`` documents of each query that share a term with it.
 
         Args:
-            queries: texts, or queries whose ``lang`` says how to stem; an unknown language leaves words whole.
+            queries: texts, or queries with their ``lang``; they are analysed in it and in the collection's languages.
             k: hits per query at most.
             within: the rows that may be found, sorted, one array per query; None for all.
         """
@@ -87,7 +88,8 @@ class RankBm25:
         if self._model is None:
             return []
         query = query if isinstance(query, Query) else Query(query)
-        scores = np.asarray(self._model.get_scores(terms(query.text, query.lang)), np.float32)
+        searched = query_terms(query.text, (query.lang, *self._spoken))
+        scores = np.asarray(self._model.get_scores(searched), np.float32)
         mask = scores > 0 if within is None else (scores > 0) & np.isin(self._rows, within)
         found = np.flatnonzero(mask)
         ranked = best(found, scores[found], k, id_order=self._id_order)

@@ -14,7 +14,7 @@ and the centroids go nearly whole. `docs/architecture.md` has the measurements.
 mu_l of a language with few documents is shrunk towards a prior. The prior takes from the centroids that ship with the
 model how languages differ, and from the collection itself where its subject lies:
 
-    prior_l = M + s_l - S,      mu_l = (n_l m_l + kappa * prior_l) / (n_l + kappa)
+    prior_l = M + trust * (s_l - S),      mu_l = (n_l m_l + kappa * prior_l) / (n_l + kappa)
 
 with m_l the mean of the language's n_l documents here, M the mean of the collection, s_l the shipped centroid and S
 the shipped centroids weighted as the collection's languages are.
@@ -33,7 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
-KAPPA = 20.0
+# How many documents the prior is worth. XQuAD-R, dense, n other documents in each language, MRR for kappa 0, 2, 10, 50,
+# infinity: n = 1 .300 .928 .940 .938 .935, n = 10 .848 .857 .864 .861 .851, n = 100 .689 .689 .690 .690 .655.
+KAPPA = 10.0
+# How much of a shipped difference between languages holds for other text than it was measured on. Queries of ten
+# languages in a collection of the eleventh, XQuAD-R, mean MRR by this: 0 .652, .25 .670, .5 .673, .75 .670, 1 .661.
+TRUST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class LanguageSums:
 
     def plus(self, other: LanguageSums, sign: int = 1) -> LanguageSums:
         """Return the sums over both (``sign=1``) or over this without the other (``sign=-1``)."""
-        languages = {*self.sums, *other.sums}
+        languages = sorted({*self.sums, *other.sums})
         zero = np.zeros(1)
 
         def number(a: Mapping[str, int], b: Mapping[str, int], language: str) -> int:
@@ -117,6 +122,17 @@ def sum_by_language(
     )
 
 
+def concentration(documents: Mapping[str, int]) -> float:
+    """Return Simpson's index of a collection's languages: 1 for one language, 1 / n for n equal ones.
+
+    Args:
+        documents: language -> how many; "" (unknown) does not count.
+    """
+    # Sorted, so that the last bit does not depend on the order of adds and deletes.
+    counts = np.array(sorted(n for language, n in documents.items() if language and n > 0), np.float64)
+    return float(np.sum((counts / counts.sum()) ** 2)) if len(counts) else 1.0
+
+
 class Centroids:
     """What is removed from the vectors of each language, for one view of one snapshot."""
 
@@ -128,7 +144,9 @@ class Centroids:
             prior: the shipped centroids, or None for a model without: small languages then shrink to the mean.
             dims: d, for a collection without documents.
         """
-        self._shipped = dict(zip(prior.languages, prior.means.astype(np.float64), strict=True)) if prior else {}
+        self._shipped: dict[str, NDArray[np.float64]] = {}
+        if prior:
+            self._shipped = dict(zip(prior.languages, prior.means.astype(np.float64), strict=True))
         total = sum(sums.vectors.values())
         self._center = sum(sums.sums.values(), np.zeros(dims)) / max(total, 1)
         known = sorted(x for x in sums.sums if x and sums.documents[x] > 0)
@@ -140,7 +158,7 @@ class Centroids:
             x: w * (sums.sums[x] / max(sums.vectors[x], 1)) + (1 - w) * self._prior(x)
             for x, w in zip(known, weights, strict=True)
         }
-        self.alpha = float(np.sum(shares**2)) if len(known) else 1.0
+        self.alpha = concentration(sums.documents)
         self._mean = sum((p * self._means[x] for x, p in zip(known, shares, strict=True)), np.zeros(dims))
         if not known:
             self._mean = self._center
@@ -165,10 +183,10 @@ class Centroids:
         if not pairs:
             return None
         weights, means = zip(*pairs, strict=True)
-        return np.average(means, axis=0, weights=weights)
+        return np.array(np.average(means, axis=0, weights=weights), np.float64)
 
     def _prior(self, language: str) -> NDArray[np.float64]:
         """Return prior_l, or M for a language that does not ship."""
         if self._anchor is None or language not in self._shipped:
             return self._center
-        return self._center + self._shipped[language] - self._anchor
+        return self._center + TRUST * (self._shipped[language] - self._anchor)

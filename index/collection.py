@@ -7,13 +7,14 @@
     DIR/lock                     held while somebody writes
 
 Every commit writes new files, flushes them, and then replaces the manifest. Files that the manifest does not name
-are the rest of a killed writer and go with the next commit.
+are the rest of a killed writer, or what a commit replaced, and a writer removes them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +23,22 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from data.errors import CollectionError, InputError, PolyseekError, UsageError
 from data.records import Document
-from index.manifest import Manifest
+from index.manifest import NAME, Manifest
 from index.segment import VIEWS, DocumentEncoder, Vectors, content_hash, describe, merge_segments, write_segment
-from index.snapshot import Snapshot, files
-from index.storage import checksum, write_array
+from index.snapshot import Snapshot
+from index.storage import write_array
+from index.verify import verify
 
 # A commit is due after so many documents or characters, whichever comes first: about two minutes of encoding on two
 # cores, which is what a killed build loses at most.
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 500_000
-# With more segments than this an index build ends with a compact: every query visits every segment.
+# With more segments than this the newest are merged: every query visits every segment, and every segment holds files
+# open. See :func:`first_to_merge`.
 SEGMENTS = 8
 
 
@@ -81,7 +85,8 @@ class Collection:
         """Make an empty collection.
 
         Raises:
-            UsageError: unknown views, a folder that holds something else, or an encoder without the views asked for.
+            UsageError: unknown views, a folder that holds something, or an encoder without the views asked for.
+            CollectionError: somebody else is making one there.
         """
         unknown = [v for v in views if v not in VIEWS]
         if unknown or not views:
@@ -90,30 +95,17 @@ class Collection:
         if missing:
             name = encoder.fingerprint["model"] if encoder else "no encoder"
             raise UsageError(f"{name} makes no {' and no '.join(missing)} vectors: leave them out of --views")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} exists and holds no collection: name a new or empty folder")
+        _check_free(folder)
         with _writes(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
-            vector_views = [v for v in views if v != "bm25"]
-            priors = {}
-            for view in vector_views:
-                prior = encoder.priors.get(view) if encoder else None
-                if prior is not None:
-                    path = folder / f"prior.{view}.npy"
-                    write_array(path, prior.means.astype(np.float32))
-                    priors[view] = {"name": path.name, "languages": list(prior.languages), **describe(path)}
+        with _locked(folder), _writes(folder):
+            _check_free(folder)
+            vector_views = [v for v in VIEWS if v in views and v != "bm25"]
+            priors = _write_priors(folder, vector_views, encoder)
             fingerprint = dict(encoder.fingerprint) if encoder and vector_views else None
-            ordered = tuple(v for v in VIEWS if v in views)
-            Manifest(folder.resolve().name, ordered, fingerprint, priors=priors).commit(folder)
+            name = os.fsencode(folder.resolve().name).decode("utf-8", "replace")
+            Manifest(name, tuple(v for v in VIEWS if v in views), fingerprint, priors=priors).commit(folder)
         return cls(folder)
-
-    def check_encoder(self, encoder: DocumentEncoder) -> None:
-        """Refuse an encoder whose vectors cannot be compared with those stored.
-
-        Raises:
-            CollectionError: with both fingerprints.
-        """
-        check_fingerprint(self.folder, Manifest.read(self.folder).encoder, encoder.fingerprint)
 
     def add(self, documents: Iterable[Document], writing: Writing) -> AddReport:
         """Add documents, replacing those with the same id and other content, skipping those with the same.
@@ -121,33 +113,32 @@ class Collection:
         Documents that were committed stay when this is killed or fails later, so running it again goes on.
 
         Raises:
-            InputError: an id twice in one batch.
-            CollectionError: somebody else is writing, or the encoder is another one.
+            InputError: an id twice in the input.
+            CollectionError: somebody else is writing, or the encoder is another one or missing.
         """
         report = AddReport()
-        with self._lock():
+        with self._writer() as snapshot:
+            stored = snapshot.manifest.encoder
             if writing.encoder is not None:
-                self.check_encoder(writing.encoder)
-            snapshot = Snapshot.open(self.folder)
-            self._sweep(snapshot.manifest)
-            draft = _Draft(snapshot)
+                check_fingerprint(self.folder, stored, writing.encoder.fingerprint)
+            elif stored is not None:
+                raise CollectionError(f"{self.folder} has vectors: give the encoder that it was built with, {stored}")
+            draft = _Draft(snapshot, set())
             for batch in batches(documents):
                 fresh = self._compare(batch, draft, report)
                 if fresh:
                     draft.write(fresh, writing)
                 if not writing.atomic:
-                    draft.commit()
+                    draft = self._commit(draft)
                 if writing.on_progress:
                     writing.on_progress(report.total)
-            draft.commit()
+            self._commit(draft)
         return report
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents and return how many there were; unknown ids are ignored."""
-        with self._lock():
-            snapshot = Snapshot.open(self.folder)
-            self._sweep(snapshot.manifest)
-            draft = _Draft(snapshot)
+        with self._writer() as snapshot:
+            draft = _Draft(snapshot, set())
             gone = {row for x in ids if (row := snapshot.row(x)) is not None}
             draft.deleted |= gone
             draft.commit()
@@ -155,43 +146,13 @@ class Collection:
 
     def compact(self) -> None:
         """Write one segment of what is live and drop the rest; vectors are copied, never made again."""
-        with self._lock():
-            snapshot = Snapshot.open(self.folder)
-            self._sweep(snapshot.manifest)
-            if len(snapshot.segments) < 2 and snapshot.rows == len(snapshot):
-                return
-            manifest, entries, bases = snapshot.manifest, [], np.cumsum([0, *map(len, snapshot.segments)])
-            kept = [
-                (segment, snapshot.live[base : base + len(segment)])
-                for segment, base in zip(snapshot.segments, bases[:-1], strict=True)
-            ]
-            with _writes(self.folder):
-                if len(snapshot):
-                    name = f"{manifest.next_segment:06d}"
-                    entries = [merge_segments(self.folder / "segments" / name, kept)]
-                done = manifest.next(
-                    segments=tuple(entries), deleted=None, next_segment=manifest.next_segment + len(entries)
-                )
-                done.commit(self.folder)
-            self._sweep(done)
-
-    def tidy(self) -> None:
-        """Compact if there are more segments than a query should visit, see :data:`SEGMENTS`."""
-        if len(Manifest.read(self.folder).segments) > SEGMENTS:
-            self.compact()
+        with self._writer() as snapshot:
+            if len(snapshot.segments) > 1 or len(snapshot) < snapshot.rows:
+                self._merge(snapshot, 0)
 
     def verify(self) -> list[str]:
-        """Check every file against its checksum and the views against each other; return what is wrong."""
-        manifest = Manifest.read(self.folder)
-        wrong = []
-        for path, entry in files(self.folder, manifest):
-            if not path.exists():
-                wrong.append(f"{path} is missing")
-            elif path.stat().st_size != entry["bytes"]:
-                wrong.append(f"{path} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-            elif checksum(path) != entry["blake2b"]:
-                wrong.append(f"{path} has another checksum: its content changed after it was written")
-        return wrong or _contradictions(Snapshot(self.folder, manifest))
+        """Return what is wrong with the files, see `index.verify`."""
+        return verify(self.folder)
 
     def _compare(self, batch: Sequence[Document], draft: _Draft, report: AddReport) -> list[Document]:
         """Return the documents of a batch that are new or changed; the rows of changed ones are marked deleted."""
@@ -212,14 +173,50 @@ class Collection:
             fresh.append(document)
         return fresh
 
-    def _lock(self) -> contextlib.AbstractContextManager[Any]:
-        Manifest.read(self.folder)  # a folder without collection is told as that
-        return _locked(self.folder)
+    @contextlib.contextmanager
+    def _writer(self) -> Iterator[Snapshot]:
+        """Hold the lock; give the newest state, and leave no file that the manifest does not name."""
+        Manifest.read(self.folder)  # a folder without collection is told as that, and gets no lock
+        with _locked(self.folder):
+            snapshot = Snapshot.open(self.folder)
+            self._sweep(snapshot.manifest)
+            try:
+                yield snapshot
+            finally:
+                self._sweep(Manifest.read(self.folder))
+
+    def _commit(self, draft: _Draft) -> _Draft:
+        """Commit, merge the newest segments if they have become many, and return the draft of what comes next."""
+        draft.commit()
+        first = first_to_merge([entry["rows"] for entry in draft.manifest.segments])
+        if first == len(draft.manifest.segments):
+            return draft
+        self._merge(Snapshot.open(self.folder), first)
+        return _Draft(Snapshot.open(self.folder), draft.written)
+
+    def _merge(self, snapshot: Snapshot, first: int) -> None:
+        """Write one segment of what is live from segment ``first`` on; the older ones stay as they are."""
+        before, bases = snapshot.manifest, np.cumsum([0, *map(len, snapshot.segments)])
+        merged = [
+            (segment, snapshot.live[base : base + len(segment)])
+            for segment, base in zip(snapshot.segments[first:], bases[first:-1], strict=True)
+        ]
+        entries = list(before.segments[:first])
+        with _writes(self.folder):
+            if any(live.any() for _, live in merged):
+                entries.append(merge_segments(self.folder / "segments" / f"{before.next_segment:06d}", merged))
+            after = before.next(
+                segments=tuple(entries),
+                deleted=_write_deleted(self.folder, before, np.flatnonzero(~snapshot.live[: bases[first]])),
+                next_segment=before.next_segment + 1,
+            )
+            after.commit(self.folder)
+        self._sweep(after)
 
     def _sweep(self, manifest: Manifest) -> None:
-        """Remove what no manifest names: the rest of a killed writer, or what a commit replaced."""
+        """Remove what the manifest does not name: the rest of a killed writer, or what a commit replaced."""
         named = {entry["name"] for entry in manifest.segments}
-        for folder in (self.folder / "segments").iterdir():
+        for folder in (self.folder / "segments").glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder, ignore_errors=True)
         kept = manifest.deleted["name"] if manifest.deleted else None
@@ -235,14 +232,15 @@ class _Draft:
         snapshot: the state before.
         written: the ids that this writer has seen.
         deleted: all rows that are deleted in the next state.
+        manifest: what was committed last.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, written: set[str]) -> None:
         self.snapshot = snapshot
-        self.written: set[str] = set()
+        self.written = written
         self.deleted: set[int] = set(np.flatnonzero(~snapshot.live).tolist())
+        self.manifest = snapshot.manifest
         self._committed = len(self.deleted)
-        self._manifest = snapshot.manifest
         self._folder = snapshot.folder
         self._pending: list[Mapping[str, Any]] = []
 
@@ -251,32 +249,65 @@ class _Draft:
         identified = iter(writing.identify([d.content() for d in documents if not d.lang]))
         languages = [d.lang or next(identified) for d in documents]
         vectors = Vectors(None, None)
-        if writing.encoder is not None and any(v != "bm25" for v in self._manifest.views):
+        if writing.encoder is not None and self.manifest.encoder is not None:
             vectors = writing.encoder.encode_documents([d.content() for d in documents])
-        folder = self._folder / "segments" / f"{self._manifest.next_segment + len(self._pending):06d}"
-        with _writes(self._folder, folder):
-            self._pending.append(write_segment(folder, documents, languages, self._manifest.views, vectors))
+        folder = self._folder / "segments" / f"{self.manifest.next_segment + len(self._pending):06d}"
+        with _writes(self._folder):
+            self._pending.append(write_segment(folder, documents, languages, self.manifest.views, vectors))
 
     def commit(self) -> None:
         """Make what was written so far the state of the collection; without anything new there is no commit."""
-        before = self._manifest
+        before = self.manifest
         if not self._pending and len(self.deleted) == self._committed:
             return
-        deleted = before.deleted
         with _writes(self._folder):
+            deleted = before.deleted
             if len(self.deleted) > self._committed:
-                path = self._folder / f"deleted-{before.generation + 1:06d}.npy"
-                write_array(path, np.array(sorted(self.deleted), np.int64))
-                deleted = {"name": path.name, **describe(path)}
-            self._manifest = before.next(
+                deleted = _write_deleted(self._folder, before, np.array(sorted(self.deleted), np.int64))
+            after = before.next(
                 segments=(*before.segments, *self._pending),
                 deleted=deleted,
                 next_segment=before.next_segment + len(self._pending),
             )
-            self._manifest.commit(self._folder)
-        self._pending, self._committed = [], len(self.deleted)
-        if before.deleted and before.deleted != deleted:
-            (self._folder / before.deleted["name"]).unlink(missing_ok=True)
+            after.commit(self._folder)
+        self.manifest, self._pending, self._committed = after, [], len(self.deleted)
+
+
+def _write_priors(folder: Path, views: Sequence[str], encoder: DocumentEncoder | None) -> dict[str, dict[str, Any]]:
+    """Write the centroids that ship with the encoder and return their entries for the manifest, by view."""
+    priors = {}
+    for view in views:
+        prior = encoder.priors.get(view) if encoder else None
+        if prior is not None:
+            path = folder / f"prior.{view}.npy"
+            write_array(path, prior.means.astype(np.float32))
+            priors[view] = {"name": path.name, "languages": list(prior.languages), **describe(path)}
+    return priors
+
+
+def _write_deleted(folder: Path, before: Manifest, rows: NDArray[np.int64]) -> dict[str, Any] | None:
+    """Write which rows are deleted in the state after ``before`` and return the entry for its manifest."""
+    if not len(rows):
+        return None
+    path = folder / f"deleted-{before.generation + 1:06d}.npy"
+    write_array(path, rows)
+    return {"name": path.name, **describe(path)}
+
+
+def first_to_merge(sizes: Sequence[int]) -> int:
+    """Return the first of the segments to merge, oldest first; ``len(sizes)`` if there is nothing to do.
+
+    Where there are more than :data:`SEGMENTS`, those are merged that begin with one no larger than all newer ones
+    together. What stays is larger than all that is newer, so there are at most about log2(rows) segments.
+    """
+    if len(sizes) <= SEGMENTS:
+        return len(sizes)
+    newer = sum(sizes)
+    for first, size in enumerate(sizes[:-1]):
+        newer -= size
+        if size <= newer:
+            return first
+    return len(sizes)
 
 
 def check_fingerprint(folder: Path, stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
@@ -312,38 +343,39 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the writer's lock; the system releases it when the process ends, however it ends."""
     try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
+        with _writes(folder):
+            lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         raise CollectionError(f"somebody else is writing to {folder}: try again when that is done") from None
+    with lock:
+        yield
 
 
 @contextlib.contextmanager
-def _writes(folder: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn what the disk refuses into one line; the manifest was not touched, so nothing has changed."""
+def _writes(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line; the manifest was not replaced, so what it names is whole."""
     try:
         yield
+    except Timeout:  # of the lock; it is an OSError too
+        raise
     except OSError as error:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         why = "the disk is full" if full else (error.strerror or str(error))
         remedy = "free some space" if full else "check the folder's permissions"
         raise PolyseekError(
-            f"cannot write to {folder}: {why}; nothing was changed; {remedy} and run it again"
+            f"cannot write to {folder}: {why}; what was committed before is whole; {remedy} and run it again"
         ) from error
 
 
-def _contradictions(snapshot: Snapshot) -> list[str]:
-    """Return what does not fit together in files that are whole."""
-    wrong = []
-    ids = [x for row, x in enumerate(snapshot.ids(np.arange(snapshot.rows))) if snapshot.live[row]]
-    if len(set(ids)) != len(ids):
-        wrong.append(f"{snapshot.folder}: {len(ids) - len(set(ids))} document ids occur twice")
-    for segment, entry in zip(snapshot.segments, snapshot.manifest.segments, strict=True):
-        counts = {"ids": len(segment.ids), "documents": len(segment.documents), "languages": len(segment.codes)}
-        counts |= {view: len(ragged) for view, ragged in segment.vectors.items()}
-        wrong += [
-            f"{segment.folder}: {n} {what} for {entry['rows']} rows" for what, n in counts.items() if n != entry["rows"]
-        ]
-    return wrong
+def _check_free(folder: Path) -> None:
+    """Refuse a folder that holds anything but the rest of a :meth:`Collection.create` that was killed."""
+    try:
+        held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if "segments" in held and not any((folder / "segments").iterdir()):
+            held.remove("segments")
+    except OSError as error:
+        raise UsageError(f"{folder} is no folder to write to ({error.strerror}): name a new or empty one") from error
+    if NAME in held:
+        raise UsageError(f"{folder} holds a collection already: add to it or name another folder")
+    if held - {"lock", f"{NAME}.partial", *(f"prior.{view}.npy" for view in VIEWS)}:
+        raise UsageError(f"{folder} exists and holds no collection: name a new or empty folder")

@@ -14,11 +14,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.ranking import NOTHING, Ranked, Rows, best
+from index.ranking import NOTHING, Ranked, Rows, Scores, settle
 from index.vectors import VectorRows, groups
 
-# Cosines closer than float32 sums over some hundred dims can tell are ties.
-DECIMALS = 6
+# FAISS sums in float32, in an order that depends on the number of queries and on filters: the cosine of the same two
+# vectors varies by up to 3e-7. What is closer than this to the k-th score is scored anew in float64.
+SLACK = 4e-6
+# How much deeper than k the first search goes, so that a second one is rarely needed.
+SPARE = 16
 BLOCK = 16384
 
 
@@ -26,9 +29,10 @@ class DenseView:
     """Cosine search over one snapshot."""
 
     def __init__(self, rows: VectorRows) -> None:
-        """Take the rows of the view; nothing is read yet."""
+        """Take the rows of the view. A vector of zeros is an empty text, and nowhere."""
+        filled = [np.any(part.values, axis=1) for part in rows.parts]
         self._rows = rows
-        self._live = np.flatnonzero(rows.live)
+        self._live = np.flatnonzero(rows.live & np.concatenate([np.empty(0, np.bool_), *filled]))
         self._indexes: dict[bool, Any] = {}
         self._lock = threading.Lock()
 
@@ -61,8 +65,7 @@ class DenseView:
         index = self._index(neutral)
         for members, allowed in groups(within, len(queries), self._rows.live):
             wanted = np.array([i for i in members if asked[i]], np.int64)
-            positions = np.searchsorted(self._live, allowed)
-            selector = None if within is None else positions
+            selector = None if within is None else np.flatnonzero(np.isin(self._live, allowed, assume_unique=True))
             for i, ranked in zip(wanted, self._rank(index, ready[wanted], k, selector), strict=True):
                 found[i] = ranked
         return found
@@ -73,7 +76,8 @@ class DenseView:
             if neutral not in self._indexes:
                 index = None
                 for _, block in self._rows.blocks(self._live, BLOCK, neutral=neutral):
-                    index = index or faiss.IndexFlatIP(block.values.shape[1])
+                    if index is None:
+                        index = faiss.IndexFlatIP(block.values.shape[1])
                     index.add(block.values)
                 self._indexes[neutral] = index
             return self._indexes[neutral]
@@ -85,21 +89,35 @@ class DenseView:
         k: int,
         selector: NDArray[np.int64] | None,
     ) -> list[Ranked]:
-        """Search, and search deeper while the k-th score is tied with what lies beyond."""
+        """Search, and search deeper while what lies beyond may belong among the best."""
         total = len(self._live) if selector is None else len(selector)
         if total == 0 or len(queries) == 0 or k <= 0:
             return [NOTHING] * len(queries)
         parameters = None
         if selector is not None:
             parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(selector))  # type: ignore[call-arg]
-        depth = min(k + 16, total)
+        depth = min(k + SPARE, total)
         while True:
             scores, positions = index.search(queries, depth, params=parameters)
-            scores = np.round(scores, DECIMALS)
-            if depth == total or not np.any(scores[:, min(k, depth) - 1] == scores[:, -1]):
+            if depth == total or np.all(scores[:, -1] < scores[:, k - 1] - SLACK):
                 break
             depth = min(depth * 4, total)
-        return [
-            best(self._live[p[p >= 0]], s[p >= 0], k, id_order=self._rows.id_order)
-            for s, p in zip(scores, positions, strict=True)
-        ]
+        return [self._settle(index, *found, k=k) for found in zip(queries, positions, scores, strict=True)]
+
+    def _settle(
+        self,
+        index: Any,  # noqa: ANN401
+        query: Scores,
+        positions: NDArray[np.int64],
+        scores: Scores,
+        *,
+        k: int,
+    ) -> Ranked:
+        order = np.argsort(positions)
+
+        def exact(rows: Rows) -> Scores:
+            vectors = index.reconstruct_batch(np.searchsorted(self._live, rows)).astype(np.float64)
+            return np.asarray(vectors @ query.astype(np.float64), np.float32)
+
+        rows = self._live[positions[order]]
+        return settle(rows, scores[order], k, slack=SLACK, exact=exact, id_order=self._rows.id_order)

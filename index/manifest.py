@@ -67,7 +67,9 @@ class Manifest:
             raise NotFoundError(
                 f"{folder} holds no collection: build one with `polyseek index INPUT --to {folder}`"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except OSError as error:
+            raise CollectionError(f"cannot read {path}: {error.strerror or error}: check its permissions") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise CollectionError(
                 f"{path} is damaged ({error}): restore it from a copy or build the collection anew"
             ) from error

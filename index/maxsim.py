@@ -16,12 +16,16 @@ from index.ragged import Ragged
 SIMILARITIES = 1 << 24
 
 
-def maxsim(queries: Ragged, documents: Ragged) -> NDArray[np.float32]:
+def maxsim(
+    queries: Ragged, documents: Ragged, *, similarities: int = SIMILARITIES, dtype: type[np.floating] = np.float32
+) -> NDArray[np.float32]:
     """Score every query against every document.
 
     Args:
         queries: n texts; a query without tokens scores 0 everywhere.
         documents: m texts; a document without tokens scores -inf: there is nothing in it to find.
+        similarities: the budget of memory: so many at a time, or those of one query where they are more.
+        dtype: what products and sums are made in. In float64 a score does not depend on what stands beside it.
 
     Returns:
         (n, m) float32, higher is better.
@@ -32,14 +36,14 @@ def maxsim(queries: Ragged, documents: Ragged) -> NDArray[np.float32]:
     if len(filled) == 0 or len(queries) == 0:
         return scores
     starts = documents.offsets[filled]  # documents without tokens own no tokens between these
-    values = np.asarray(documents.values, np.float32).T  # (d, T)
-    tokens = max(1, SIMILARITIES // max(values.shape[1], 1))
+    values = np.asarray(documents.values, dtype).T  # (d, T)
+    tokens = max(1, similarities // values.shape[1])
     for first, last in _runs(queries.offsets, tokens):
-        part = np.asarray(queries.values[queries.offsets[first] : queries.offsets[last]], np.float32)
+        part = np.asarray(queries.values[queries.offsets[first] : queries.offsets[last]], dtype)
         best = np.maximum.reduceat(part @ values, starts, axis=1)  # (query tokens, documents)
         for i in range(first, last):
             own = slice(queries.offsets[i] - queries.offsets[first], queries.offsets[i + 1] - queries.offsets[first])
-            scores[i, filled] = best[own].sum(axis=0, dtype=np.float32)
+            scores[i, filled] = best[own].sum(axis=0)
     return scores
 
 

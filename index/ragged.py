@@ -34,11 +34,13 @@ class Ragged:
         if self.values.ndim != 2:
             raise ValueError(f"values must have two dimensions (T, d), got {self.values.ndim}")
         if self.offsets.ndim != 1 or len(self.offsets) == 0 or self.offsets[0] != 0:
-            raise ValueError("offsets must be one-dimensional and start with 0")
+            raise ValueError(f"offsets must be (n + 1,) and start with 0, got {self.offsets.shape} {self.offsets[:1]}")
         if self.offsets[-1] != len(self.values):
             raise ValueError(f"offsets end at {self.offsets[-1]} but there are {len(self.values)} vectors")
-        if np.any(np.diff(self.offsets) < 0):
-            raise ValueError("offsets must not fall")
+        falls = np.flatnonzero(np.diff(self.offsets) < 0)
+        if len(falls):
+            before, after = self.offsets[falls[0] : falls[0] + 2]
+            raise ValueError(f"offsets must not fall, but text {falls[0]} goes from {before} to {after}")
 
     def __len__(self) -> int:
         """Return the number of texts."""

@@ -11,20 +11,24 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import EncoderError
 from data.records import Document
 from index.bm25 import merge_postings, write_postings
 from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
 from index.ragged import Ragged
-from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json
+from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json, write_parts
 
 VIEWS = ("bm25", "dense", "late")
 VECTOR_VIEWS = ("dense", "late")
+# Texts whose vectors are copied at a time: with 45 tokens of 128 dims 47 MB.
+CHUNK = 4096
 
 
 class Vectors(NamedTuple):
@@ -121,7 +125,11 @@ def write_segment(
         languages: each document's language, given or identified, "" where unknown.
         views: which views to write.
         vectors: what the encoder made of the documents' contents.
+
+    Raises:
+        EncoderError: vectors that are missing, or not finite, or not of as many texts.
     """
+    chosen = {view: _stored(view, vectors, documents) for view in VECTOR_VIEWS if view in views}
     _fresh(folder)
     if "bm25" in views:
         pairs = ((d.content(), language) for d, language in zip(documents, languages, strict=True))
@@ -130,15 +138,27 @@ def write_segment(
     StringArray.write(folder, "documents", (json.dumps(d.to_json(), ensure_ascii=False) for d in documents))
     hashes = np.frombuffer(b"".join(content_hash(d) for d in documents), np.uint8).reshape(-1, 16)
     write_array(folder / "hashes.npy", hashes)
-    chosen: dict[str, Ragged] = {}
-    if "dense" in views and vectors.dense is not None:
-        chosen["dense"] = Ragged(vectors.dense.astype(np.float16), np.arange(len(documents) + 1, dtype=np.int64))
-    if "late" in views and vectors.late is not None:
-        chosen["late"] = Ragged(vectors.late.values.astype(np.float16), vectors.late.offsets)
     for view, ragged in chosen.items():
         write_array(folder / f"{view}.values.npy", ragged.values)
         write_array(folder / f"{view}.offsets.npy", ragged.offsets)
     return _finish(folder, list(languages), chosen)
+
+
+def _stored(view: str, vectors: Vectors, documents: Sequence[Document]) -> Ragged:
+    """Return the vectors of a view as they are stored, float16; one that is not finite would spoil all centroids."""
+    made = vectors.late if view == "late" else None
+    if view == "dense" and vectors.dense is not None:
+        made = Ragged(vectors.dense, np.arange(len(vectors.dense) + 1, dtype=np.int64))
+    if made is None or len(made) != len(documents):
+        found = 0 if made is None else len(made)
+        raise EncoderError(f"the encoder made {view} vectors of {found} texts, not of {len(documents)}")
+    with np.errstate(over="ignore"):  # told below
+        values = made.values.astype(np.float16)
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(wrong):
+        document = documents[int(np.searchsorted(made.offsets, wrong[0], side="right")) - 1]
+        raise EncoderError(f"a {view} vector of document {document.id!r} is not finite: check the encoder's precision")
+    return Ragged(values, made.offsets)
 
 
 def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]]) -> dict[str, Any]:
@@ -153,7 +173,7 @@ def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.boo
     if (first.folder / "bm25.lengths.npy").exists():
         merge_postings(folder, [(segment.folder, keep) for segment, keep in sources])
     kept = [(segment, np.flatnonzero(keep)) for segment, keep in sources]
-    StringArray.write(folder, "ids", (s.ids[i] for s, rows in kept for i in rows.tolist()))
+    StringArray.write(folder, "ids", (x for s, keep in sources for x in compress(s.ids, keep)))
     StringArray.write(folder, "documents", (s.documents[i] for s, rows in kept for i in rows.tolist()))
     write_array(folder / "hashes.npy", np.concatenate([s.hashes[rows] for s, rows in kept]))
     chosen: dict[str, Ragged] = {}
@@ -166,20 +186,18 @@ def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.boo
 
 
 def _merge_vectors(folder: Path, view: str, kept: Sequence[tuple[Segment, NDArray[np.int64]]]) -> None:
-    """Copy the vectors of the kept rows, one segment at a time, so that memory is that of one segment."""
+    """Copy the vectors of the kept rows, :data:`CHUNK` texts at a time."""
     lengths = [np.diff(s.vectors[view].offsets)[rows] for s, rows in kept]
     offsets = np.zeros(sum(len(n) for n in lengths) + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
     write_array(folder / f"{view}.offsets.npy", offsets)
     dims = kept[0][0].vectors[view].values.shape[1]
-    with (folder / f"{view}.values.npy").open("wb") as file:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (int(offsets[-1]), dims)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for segment, rows in kept:
-            ragged = segment.vectors[view]
-            mask = np.zeros(len(segment), np.bool_)
-            mask[rows] = True
-            file.write(np.ascontiguousarray(ragged.values[np.repeat(mask, np.diff(ragged.offsets))]).tobytes())
+    parts = (
+        segment.vectors[view].take(rows[start : start + CHUNK]).values
+        for segment, rows in kept
+        for start in range(0, len(rows), CHUNK)
+    )
+    write_parts(folder / f"{view}.values.npy", parts, (int(offsets[-1]), dims), np.float16)
 
 
 def _fresh(folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""A snapshot: one committed state of a collection, opened for reading. It never changes, and many threads may use it."""
+"""A snapshot: one committed state of a collection, opened for reading. It never changes; many threads may use it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,6 @@ from index.segment import Segment
 from index.storage import read_array
 from index.vectors import VectorRows
 
-RETRIES = 5
-
 
 class Snapshot:
     """One committed state. Rows number the documents of all segments, oldest first; deleted rows stay numbered."""
@@ -33,33 +32,54 @@ class Snapshot:
         """Map every file that the manifest names.
 
         Raises:
-            CollectionError: a file is missing or has another size than the manifest says.
+            CollectionError: a file is missing, cannot be read, or is not what the manifest says.
         """
         self.folder = folder
         self.manifest = manifest
+        self._views = threading.Lock()
+        self._dense: DenseView | None = None
+        self._late: LateView | None = None
         for path, entry in files(folder, manifest):
-            found = path.stat().st_size if path.exists() else None
-            if found != entry["bytes"]:
-                size = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
-                raise CollectionError(f"{path} {size}: restore it from a copy or build the collection anew")
-        self.segments = [Segment.open(folder / "segments" / entry["name"]) for entry in manifest.segments]
-        self._bases = np.concatenate([[0], np.cumsum([len(s) for s in self.segments])]).astype(np.int64)
+            problem = size_problem(path, entry)
+            if problem:
+                raise CollectionError(f"{problem}: restore it from a copy or build the collection anew")
+        try:
+            self._map()
+        except CollectionError:
+            raise
+        except OSError as error:
+            raise CollectionError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+        except Exception as error:  # a flipped byte in a header fails in as many ways as there are parsers
+            raise CollectionError(
+                f"{folder} is damaged ({error}): `polyseek verify {folder}` names the file"
+            ) from error
+
+    def _map(self) -> None:
+        """Map all that a search reads: a later commit removes files, and only what is mapped stays readable."""
+        self.segments = [Segment.open(self.folder / "segments" / e["name"]) for e in self.manifest.segments]
+        self._bases = np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
         self._live = np.ones(int(self._bases[-1]), np.bool_)
-        if manifest.deleted is not None:
-            self._live[read_array(folder / manifest.deleted["name"])] = False
+        if self.manifest.deleted is not None:
+            self._live[read_array(self.folder / self.manifest.deleted["name"])] = False
         self._live.setflags(write=False)
+        self._priors = {
+            view: Prior(tuple(entry["languages"]), read_array(self.folder / entry["name"]))
+            for view, entry in self.manifest.priors.items()
+        }
+        self._bm25 = None
+        if "bm25" in self.manifest.views:
+            self._bm25 = Bm25View([s.folder for s in self.segments], self._live, self.id_order)
 
     @classmethod
     def open(cls, folder: Path) -> Snapshot:
-        """Open the newest committed state; a writer that compacts meanwhile is stepped aside for."""
-        for _ in range(RETRIES):
+        """Open the newest committed state; where a writer removes its files meanwhile, the next one."""
+        while True:
             manifest = Manifest.read(folder)
             try:
                 return cls(folder, manifest)
-            except (CollectionError, FileNotFoundError):
+            except CollectionError:
                 if Manifest.read(folder).generation == manifest.generation:
                     raise
-        return cls(folder, Manifest.read(folder))
 
     def __len__(self) -> int:
         """Return the number of live documents."""
@@ -77,7 +97,7 @@ class Snapshot:
 
     def ids(self, rows: Rows) -> list[str]:
         """Return the ids of rows."""
-        return [self._segment(row).ids[local] for row, local in self._places(rows)]
+        return [self._all_ids[row] for row in rows.tolist()]
 
     def row(self, identity: str) -> int | None:
         """Return the row of a live document, or None."""
@@ -111,7 +131,8 @@ class Snapshot:
             named[[row for x in ids if (row := self.row(x)) is not None]] = True
             chosen &= named
         if languages:
-            chosen &= np.isin(self._codes, [i for i, x in enumerate(self._languages) if x in set(languages)])
+            wanted = set(languages)
+            chosen &= np.isin(self._codes, [i for i, x in enumerate(self._languages) if x in wanted])
         return np.flatnonzero(chosen)
 
     @cached_property
@@ -121,21 +142,26 @@ class Snapshot:
         pairs = [(x, int(n)) for x, n in zip(self._languages, counts, strict=True) if n]
         return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
-    @cached_property
+    @property
     def bm25(self) -> Bm25View:
         """The lexical view."""
-        self._require("bm25")
-        return Bm25View([s.folder for s in self.segments], self._live, self.id_order)
+        if self._bm25 is None:
+            raise self._without("bm25")
+        return self._bm25
 
-    @cached_property
+    @property
     def dense(self) -> DenseView:
         """The view with one vector a document."""
-        return DenseView(self._vector_rows("dense"))
+        with self._views:  # or every thread that comes first would make an index of its own
+            self._dense = self._dense or DenseView(self._vector_rows("dense"))
+            return self._dense
 
-    @cached_property
+    @property
     def late(self) -> LateView:
         """The view with one vector a token."""
-        return LateView(self._vector_rows("late"))
+        with self._views:
+            self._late = self._late or LateView(self._vector_rows("late"))
+            return self._late
 
     def centroids(self, view: str) -> Centroids:
         """Return the language centroids of the live documents in a vector view."""
@@ -145,7 +171,7 @@ class Snapshot:
             gone = np.flatnonzero(~self._live[base : base + len(segment)])
             if len(gone):
                 sums = sums.plus(_sums_of(segment, view, gone), sign=-1)
-        return Centroids(sums, self._prior(view), self._dims(view))
+        return Centroids(sums, self._priors.get(view), self._dims(view))
 
     def info(self) -> dict[str, Any]:
         """Describe the collection for people and programs."""
@@ -174,7 +200,7 @@ class Snapshot:
 
     @cached_property
     def _all_ids(self) -> list[str]:
-        return [s.ids[i] for s in self.segments for i in range(len(s))]
+        return [x for s in self.segments for x in s.ids]
 
     @cached_property
     def _row_of_id(self) -> dict[str, int]:
@@ -188,7 +214,8 @@ class Snapshot:
         return order
 
     def _vector_rows(self, view: str) -> VectorRows:
-        self._require(view)
+        if view not in self.manifest.views:
+            raise self._without(view)
         return VectorRows(
             parts=[s.vectors[view] for s in self.segments],
             live=self._live,
@@ -198,16 +225,9 @@ class Snapshot:
             id_order=self.id_order,
         )
 
-    def _require(self, view: str) -> None:
-        if view not in self.manifest.views:
-            has = ", ".join(self.manifest.views)
-            raise CollectionError(f"{self.folder} has no {view} view, only {has}: build it with `--views {has},{view}`")
-
-    def _prior(self, view: str) -> Prior | None:
-        entry = self.manifest.priors.get(view)
-        if entry is None:
-            return None
-        return Prior(tuple(entry["languages"]), np.asarray(read_array(self.folder / entry["name"])))
+    def _without(self, view: str) -> CollectionError:
+        has = ",".join(self.manifest.views)
+        return CollectionError(f"{self.folder} has no {view} view, only {has}: build it with `--views {has},{view}`")
 
     def _dims(self, view: str) -> int:
         return int((self.manifest.encoder or {}).get("dims", {}).get(view, 1))
@@ -218,6 +238,15 @@ class Snapshot:
     def _places(self, rows: Rows) -> list[tuple[int, int]]:
         segment = np.searchsorted(self._bases, rows, side="right") - 1
         return list(zip(rows.tolist(), (rows - self._bases[segment]).tolist(), strict=True))
+
+
+def size_problem(path: Path, entry: Mapping[str, Any]) -> str:
+    """Return what is wrong with a file's presence or size, "" if nothing."""
+    try:
+        found = path.stat().st_size
+    except OSError:
+        return f"{path} is missing"
+    return "" if found == entry["bytes"] else f"{path} has {found} bytes instead of {entry['bytes']}"
 
 
 def files(folder: Path, manifest: Manifest) -> list[tuple[Path, dict[str, Any]]]:

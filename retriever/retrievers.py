@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data.records import Hit, Query
-from index.analysis import terms
+from data.records import Hit, Query, check_string
+from index.analysis import query_terms
 from index.bm25 import Bm25Parameters
 from index.ranking import Ranked, Rows, best
 from index.segment import Vectors
@@ -60,8 +60,14 @@ class Sources:
     identify: Callable[[Sequence[str]], list[str]]
 
     def queries(self, queries: Sequence[str | Query]) -> list[Query]:
-        """Return queries with their languages, given or identified."""
-        asked = [Query(q) if isinstance(q, str) else q for q in queries]
+        """Return queries with their languages, given or identified.
+
+        Raises:
+            InputError: a query that is no string, or one that UTF-8 cannot hold.
+        """
+        asked = [q if isinstance(q, Query) else Query(q) for q in queries]
+        for q in asked:
+            check_string(q.text, "a query")
         found = iter(self.identify([q.text for q in asked if not q.lang]))
         return [q if q.lang else q._replace(lang=next(found)) for q in asked]
 
@@ -86,14 +92,15 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bm25Ranker:
-    """BM25 over the terms of the query, analysed in the query's language."""
+    """BM25 over the terms of the query, analysed in its own language and those of the collection."""
 
     sources: Sources
     parameters: Bm25Parameters = Bm25Parameters()  # noqa: RUF009  (frozen)
 
     def rank(self, queries: Sequence[Query], k: int, within: Sequence[Rows] | None) -> list[Ranked]:
         """Rank the documents that share a term with the query."""
-        analysed = [terms(q.text, q.lang) for q in queries]
+        spoken = self.sources.snapshot.language_counts
+        analysed = [query_terms(q.text, (q.lang, *spoken)) for q in queries]
         return self.sources.snapshot.bm25.search(analysed, k, parameters=self.parameters, within=within)
 
 

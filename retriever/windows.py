@@ -32,12 +32,13 @@ def split(text: str, *, prompt: str, tokenizer: Any, limit: int) -> list[Window]
     windows: list[Window] = []
     token = begin = 0
     while begin < len(text):
-        token, end = _end(text, starts, token, room)
+        # A piece that begins inside a word often takes a token or two more than it did there.
+        token, end = _end(text, starts, token, max(room - room // 32 - 1, 1))
         piece = text[begin:end]
         count = len(_starts(tokenizer, piece))
         if count <= room or len(piece) == 1:
             windows.append(Window(piece, min(count, room) + around))
-        else:  # rare: alone, the piece tokenizes into more than it did inside the text
+        else:  # rare: many more
             windows += split(piece, prompt=prompt, tokenizer=tokenizer, limit=limit)
         begin = end
     return [window for window in windows if window.text.strip()]

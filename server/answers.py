@@ -6,6 +6,7 @@ from copy import copy
 from typing import Any
 
 from data.records import Document, Hit, Query
+from index.ranking import Rows
 from index.snapshot import Snapshot
 from retriever.engine import Engine
 from server.schema import SearchRequest
@@ -16,12 +17,13 @@ def answer(engine: Engine, asked: SearchRequest) -> list[dict[str, Any]]:
     engine = copy(engine)  # shares all but keeps the snapshot of now, whatever writers do meanwhile
     queries = [query._replace(lang=query.lang or engine.identify(query.text)) for query in asked.queries]
     answers = []
-    for query, hits in zip(queries, _search(engine, asked, queries), strict=True):
+    rows = engine.snapshot.select(asked.within or (), asked.languages)
+    for query, hits in zip(queries, _search(engine, asked, queries, rows), strict=True):
         # The encoder reads a question whole, in windows where it is long: nothing of it is ever cut off.
         told: dict[str, Any] = {"query": query.text, "language": query.lang, "using": asked.using}
         told |= {"hits": _hits_json(engine.snapshot, hits), "truncated": False}
         if asked.explain:
-            told["explain"] = engine.explain(query, hits, using=asked.using, neutral=asked.neutral)
+            told["explain"] = engine.explain(query, hits, using=asked.using, neutral=asked.neutral, within=rows)
         answers.append(told)
     return answers
 
@@ -32,10 +34,9 @@ def document_json(document: Document) -> dict[str, Any]:
     return {**told, "metadata": dict(document.metadata)}
 
 
-def _search(engine: Engine, asked: SearchRequest, queries: list[Query]) -> list[list[Hit]]:
+def _search(engine: Engine, asked: SearchRequest, queries: list[Query], rows: Rows | None) -> list[list[Hit]]:
     if asked.within == ():
         return [[] for _ in queries]
-    rows = engine.snapshot.select(asked.within or (), asked.languages)
     within = None if rows is None else [rows] * len(queries)
     return engine.retriever(asked.using, neutral=asked.neutral).search(queries, asked.k, within=within)
 

@@ -6,14 +6,16 @@ Progress and errors go to standard error. Exit status: 0 done, 1 the work failed
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data.errors import PolyseekError, UsageError
+from index.segment import VIEWS
 from server import commands
 
 MODES = "hybrid, cascade, dense, late, bm25"
@@ -21,12 +23,13 @@ MODES = "hybrid, cascade, dense, late, bm25"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in any locale; names of files may hold bytes that are no text
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     arguments = parser().parse_args(argv)
     try:
         result = arguments.run(arguments)
         if result is not None:
-            print(json.dumps(result, ensure_ascii=False, indent=2) if arguments.json else arguments.show(result))
-            sys.stdout.flush()
+            _tell(json.dumps(result, ensure_ascii=False, indent=2) if arguments.json else arguments.show(result))
         return int(arguments.status(result))
     except PolyseekError as error:
         print(f"polyseek: {' '.join(str(error).split())}", file=sys.stderr)
@@ -34,15 +37,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("polyseek: stopped; what was committed stays, and the same command goes on from there", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read us has enough. Python would complain while closing standard output, so it gets another one.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read us has enough
         return 0
+    except OSError as error:
+        where = "" if error.filename is None else f" {error.filename}"
+        print(
+            f"polyseek:{where} {error.strerror or error}: check the path, its permissions and the disk", file=sys.stderr
+        )
+        return 1
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text)
+        sys.stdout.flush()
+    except OSError:
+        # Python would complain once more while it closes standard output, so it gets another one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="polyseek",
         description="Find passages in any language for a query in any language.",
         epilog="`polyseek COMMAND --help` tells about each command.",
@@ -78,7 +102,7 @@ def _add_index(sub: Any) -> None:  # noqa: ANN401
     )  # fmt: skip
     made.add_argument("inputs", nargs="+", metavar="INPUT", help=INPUT)
     made.add_argument("--to", required=True, type=Path, metavar="DIR", help="the collection's folder")
-    made.add_argument("--views", default="bm25,dense,late", type=_names, help="what to build (default: %(default)s)")
+    made.add_argument("--views", default="bm25,dense,late", type=_views, help="what to build (default: %(default)s)")
     _add_encoder(made)
     made.add_argument("--batch-size", type=_positive, default=32, metavar="N",
                       help="texts in one forward pass (default: %(default)s)")  # fmt: skip
@@ -135,10 +159,10 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     _add_neutral(made)
     made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
-    _add_encoder(made)
+    _add_encoder(made, backend=False)
 
 
-INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines on standard input"
+INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines from stdin"
 
 
 def _add_folder(made: argparse.ArgumentParser) -> None:
@@ -150,11 +174,14 @@ def _add_address(made: argparse.ArgumentParser) -> None:
     made.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
 
 
-def _add_encoder(made: argparse.ArgumentParser) -> None:
+def _add_encoder(made: argparse.ArgumentParser, *, backend: bool = True) -> None:
     made.add_argument(
         "--encoder", metavar="NAME_OR_PATH", help="bundled, a model folder, or a name on the Hugging Face Hub"
     )
-    made.add_argument("--backend", choices=("torch", "openvino", "onnx"), default="torch", help="what runs the encoder")
+    if backend:
+        made.add_argument(
+            "--backend", choices=("torch", "openvino", "onnx"), default="torch", help="what runs the encoder"
+        )
 
 
 def _add_neutral(made: argparse.ArgumentParser) -> None:
@@ -166,6 +193,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("a list of names with commas between them is wanted")
     return names
+
+
+def _views(text: str) -> tuple[str, ...]:
+    for name in _names(text):
+        if name not in VIEWS:
+            raise argparse.ArgumentTypeError(f"unknown view {name!r}: choose from {', '.join(VIEWS)}")
+    return _names(text)
 
 
 def _positive(text: str) -> int:

@@ -6,7 +6,6 @@ Heavy imports wait for the command that needs them: `polyseek --help` and `info`
 from __future__ import annotations
 
 import sys
-import textwrap
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -20,11 +19,14 @@ from tqdm import tqdm
 from data.errors import UsageError
 from data.inputs import Inputs
 from data.readers import demo_folder
-from data.records import Query, normalize_language
+from data.records import Query, check_string, normalize_language
 from index.collection import Collection
+from index.segment import VIEWS
 from index.snapshot import Snapshot
 
 Result = dict[str, Any]
+# Characters of a hit's text that people are shown.
+SHOWN = 240
 
 
 def version() -> str:
@@ -34,21 +36,26 @@ def version() -> str:
 
 def demo(arguments: Namespace) -> None:
     """Build the demo collection in the cache folder once and serve it."""
-    from retriever.bundled import cache_folder
+    from retriever.bundled import bundled_model
 
-    arguments.folder, arguments.inputs, arguments.encoder = cache_folder() / "demo", [str(demo_folder())], None
-    arguments.to, arguments.views, arguments.backend, arguments.batch_size = arguments.folder, None, "torch", 32
+    model = bundled_model()
+    arguments.folder = model.with_name(f"demo-{model.name}")  # an update of the model gets a collection of its own
+    arguments.inputs, arguments.encoder, arguments.backend, arguments.batch_size = (
+        [str(demo_folder())],
+        None,
+        "torch",
+        32,
+    )
+    arguments.to, arguments.views = arguments.folder, VIEWS
     index(arguments)
     serve(arguments)
 
 
 def index(arguments: Namespace) -> Result:
     """Check all inputs, then build or go on building."""
-    from index.segment import VIEWS
-
     with Inputs(arguments.inputs) as inputs:
         total = inputs.check()
-        return _build(arguments, inputs, total, folder=arguments.to, views=arguments.views or VIEWS)
+        return _build(arguments, inputs, total, folder=arguments.to, views=arguments.views)
 
 
 def add(arguments: Namespace) -> Result:
@@ -87,6 +94,7 @@ def search(arguments: Namespace) -> Result:
     from server.answers import answer
     from server.schema import SearchRequest
 
+    check_string(arguments.query, "the query")
     engine = _engine(arguments)
     asked = SearchRequest(
         queries=(Query(arguments.query),),
@@ -166,7 +174,8 @@ def show_search(result: Result) -> str:
     blocks = []
     for hit in result["hits"]:
         head = f"{hit['rank']:>3}. {hit['score']:.4f} [{hit['lang'] or '?'}] {hit['title'] or hit['id']}  ({hit['id']})"
-        text = textwrap.shorten(hit["text"], 240, placeholder=" ...")
+        text = " ".join(hit["text"].split())
+        text = text if len(text) <= SHOWN else f"{text[:SHOWN].rstrip()} ..."
         blocks.append(f"{head}\n     {text}{_explained(explained.get(hit['id']))}")
     return "\n".join(blocks)
 

@@ -100,7 +100,7 @@ def make_server(app: Flask, listener: socket.socket, *, threads: int = 8) -> Tcp
 
 
 def close(server: TcpWSGIServer) -> None:
-    """Let go of all connections and of the socket; from another thread, ``run()`` must have returned."""
+    """Let go of all connections and of the socket: in the thread of ``run()``, or after it has returned."""
     for channel in list(server.active_channels.values()):
         channel.close()
     server.close()

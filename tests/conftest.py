@@ -1,4 +1,4 @@
-"""What several test packages share: the bundled model, loaded once, and the demo collection, built once."""
+"""What several test packages share: the bundled model and tiny ones, loaded once, the demo collection, built once."""
 
 import pytest
 
@@ -22,3 +22,34 @@ def demo_collection(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_engine(demo_collection):
     return Engine.open(demo_collection)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    from tests import tiny  # here, so that tests without models need not wait for their libraries
+
+    return tiny.write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, backbone):
+    from tests import tiny
+
+    return tiny.write_sentence_model(tmp_path_factory.mktemp("tiny") / "sentence", backbone)
+
+
+@pytest.fixture(scope="session")
+def late_folder(tmp_path_factory, backbone):
+    from tests import tiny
+
+    return tiny.write_late_model(tmp_path_factory.mktemp("tiny") / "late", backbone)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    return Encoder.load(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_late(late_folder):
+    return Encoder.load(str(late_folder))

@@ -79,9 +79,11 @@ def calibrate(path: Path, folder: Path) -> None:
         unpack(Path(scratch), None)
         encoder = Encoder.load(scratch)
         with tqdm(total=len(drawn), unit="text") as bar:
-            found = encoder.encode_documents(
-                [text for _, text in drawn], on_progress=lambda done: bar.update(done) and None
-            )
+
+            def on_progress(done: int) -> None:
+                bar.update(done)
+
+            found = encoder.encode_documents([text for _, text in drawn], on_progress)
     if found.dense is None or found.late is None:
         raise ValueError("the bundled model gives both kinds of vectors")
     matrix = projection(found.late, languages)

@@ -2,7 +2,7 @@
 // Everything that comes from a collection enters the page as text, never as markup.
 
 const EXAMPLES = [
-  ["sw", "Watu huambukizwaje malaria, na naweza kuiepuka vipi?"],
+  ["sw", "Je, naweza kuangalia jua likifunikwa na mwezi kwa miwani ya kawaida?"],
   ["hi", "ग्रीन टी कड़वी क्यों हो जाती है, क्या वह अलग पेड़ से आती है?"],
   ["zh", "月亮为什么有时圆有时弯？"],
   ["ar", "أنا في البيت والأرض تهتز، أين أختبئ؟"],

@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_segments_and_deletions_score_like_one_fresh_segment(tmp_path_factory, r
     # Letters apart are words; the second member says whether a new segment begins, the third whether the row lives.
     texts = [" ".join(text) for text, _, _ in rows]
     cuts = [0, *(i for i, (_, begins, _) in enumerate(rows) if begins), len(rows)]
-    segments = [texts[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    segments = [texts[a:b] for a, b in pairwise(cuts)]
     dead = [i for i, (_, _, lives) in enumerate(rows) if not lives]
     survivors = [i for i in range(len(rows)) if i not in dead]
     whole = open_view(folder / "cut", *segments, dead=dead)
@@ -163,7 +164,7 @@ def test_within_is_the_full_ranking_filtered(tmp_path, parameters):
 
 
 def test_within_of_another_length_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="2 queries.*1"):
+    with pytest.raises(ValueError, match=r"2 queries.*1"):
         open_view(tmp_path, ["a"]).search([["a"], ["a"]], 1, within=[np.arange(1)])
 
 
@@ -216,7 +217,7 @@ def test_impossible_parameters_are_refused_with_the_number(k1, b):
 
 def test_postings_of_another_collection_are_refused(tmp_path):
     folder = write(tmp_path / "1", ["a", "b"])
-    with pytest.raises(CollectionError, match="2 documents.*3 rows"):
+    with pytest.raises(CollectionError, match=r"2 documents.*3 rows"):
         Bm25View([folder], np.ones(3, np.bool_), np.arange(3))
 
 

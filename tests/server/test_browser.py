@@ -25,7 +25,7 @@ FLAGS = (
     "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
     " disable-component-update disable-sync window-size=1100,1250"
 )
-SWAHILI = "Watu huambukizwaje malaria, na naweza kuiepuka vipi?"
+SWAHILI = "Je, naweza kuangalia jua likifunikwa na mwezi kwa miwani ya kawaida?"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ def direction(browser, element):
 
 def test_a_question_in_swahili_finds_other_languages(page):
     hits = ask(page, SWAHILI)
-    while len(hits) < 20:
+    # 18 passages answer it, one in each language; 60 results leave room for those that only share words with it.
+    while len(hits) < 60 and not {"en", "zh", "sw", "ar"} <= set(languages(hits)):
         page.find_element(By.ID, "more").click()
         hits = until(page, "#hits li", more_than(len(hits)))
     assert {"en", "zh", "sw", "ar"} <= set(languages(hits))

