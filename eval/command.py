@@ -16,11 +16,12 @@ from typing import Any
 from data.errors import InputError, NotFoundError, UsageError
 from data.readers import BeirFolder, Qrels
 from data.records import Hit, Query
-from eval.evaluate import Evaluation, evaluate
+from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
 from eval.measures import DEFAULT_MEASURES, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
 from eval.runs import RunWriter
 from eval.systems import open_system, views_of
 from index.snapshot import Snapshot
+from retriever.encoder import Encoder
 from retriever.engine import Engine, build_collection
 from retriever.retrievers import Retriever
 
@@ -68,6 +69,12 @@ class _Task:
     qrels: Qrels
     measures: list[Measure]
     runs: Path | None
+    encoder: Encoder | None
+
+    def forget(self, query: Query) -> None:
+        """Drop what the encoder keeps of a query."""
+        if self.encoder is not None:
+            self.encoder.forget([query.text])
 
 
 def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -188,7 +195,8 @@ def _systems(
     """Evaluate one system after the other, each on the same queries."""
     known = [q if q.lang else q._replace(lang=engine.identify(q.text)) for q in queries]
     measures = parse_measures(request.measures or _usual_measures(qrels, engine.snapshot))
-    task = _Task(known, qrels, measures, request.runs)
+    task = _Task(known, qrels, measures, request.runs, engine.encoder)
+        _encode(task, progress)
     entries = {}
     for name in dict.fromkeys(request.using):
         retriever = open_system(engine, name, neutral=request.neutral)
@@ -215,7 +223,20 @@ def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) 
                     writer.write(query.id, hits)
             advance(len(queries))
 
-        return evaluate(retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch)
+        return evaluate(
+            retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch, forget=task.forget
+        )
+
+
+def _encode(task: _Task, progress: Progress) -> None:
+    """Encode all queries once, for every system: its speed in batches is that of searching."""
+    if task.encoder is None:
+        return
+    with progress("encode queries", len(task.queries)) as advance:
+        for start in range(0, len(task.queries), BATCH_SIZE):
+            batch = task.queries[start : start + BATCH_SIZE]
+            task.encoder.encode_queries([query.text for query in batch])
+            advance(len(batch))
 
 
 def _entry(evaluation: Evaluation) -> dict[str, Any]:

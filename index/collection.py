@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -219,10 +220,11 @@ class Collection:
         for folder in (self.folder / "segments").glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder, ignore_errors=True)
-        kept = manifest.deleted["name"] if manifest.deleted else None
-        for path in [*self.folder.glob("deleted-*.npy"), *self.folder.glob("*.partial")]:
-            if path.name != kept:
-                path.unlink(missing_ok=True)
+        named = {entry["name"] for entry in (*manifest.priors.values(), manifest.deleted or {"name": ""})}
+        for pattern in ("deleted-*.npy", "prior.*.npy", "*.partial"):
+            for path in self.folder.glob(pattern):
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
 
 
 class _Draft:
@@ -319,8 +321,9 @@ def check_fingerprint(folder: Path, stored: Mapping[str, Any] | None, given: Map
     if stored is None:
         return
     if {**stored, "model": ""} != {**given, "model": ""}:
+        built, this = (json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (dict(stored), dict(given)))
         raise CollectionError(
-            f"{folder} was built with the encoder {dict(stored)} and this is {dict(given)}: "
+            f"{folder} was built with the encoder {built} and this is {this}: "
             f"open it with `--encoder {stored['model']}` or build it anew"
         )
 

