@@ -196,7 +196,7 @@ def _systems(
     known = [q if q.lang else q._replace(lang=engine.identify(q.text)) for q in queries]
     measures = parse_measures(request.measures or _usual_measures(qrels, engine.snapshot))
     task = _Task(known, qrels, measures, request.runs, engine.encoder)
-        _encode(task, progress)
+    _encode(task, progress)
     entries = {}
     for name in dict.fromkeys(request.using):
         retriever = open_system(engine, name, neutral=request.neutral)

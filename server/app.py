@@ -110,6 +110,7 @@ def _add_state(app: Flask, engine: Engine, counters: metrics.Metrics) -> None:
     def ready() -> dict[str, str] | Response:
         try:
             engine.retriever(engine.modes[0]).search([Query("ready?", "en")], 1)
+            engine.info()  # looks at the files: without them it answers from memory, but takes nothing new
         except Exception:  # whatever it is, the engine cannot answer
             app.logger.exception("the engine cannot answer")
             return problems.problem(503, "the engine cannot answer: the server's log has the reason")
