@@ -19,7 +19,7 @@ from data.errors import InputError
 _SURROGATE = r"a lone surrogate (half of a \uXXXX pair), which UTF-8 cannot hold: repair or drop that character"
 
 # Made once: json.dumps makes an encoder at every call that has options.
-_STRICT_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
+_STRICT_JSON = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def check_string(value: object, what: str) -> str:

@@ -8,8 +8,9 @@ language l loses
 
 where p_l is the share of language l among the documents. alpha is Simpson's concentration index: the probability that
 two documents drawn at random share their language. In a collection of one language alpha is 1, the mean is that
-language's own centroid, the offset is exactly 0 and every score is what it was; with many languages alpha goes to 0
-and the centroids go nearly whole. `docs/architecture.md` has the measurements.
+language's own centroid, the offset is exactly 0 and every query in that language scores as it would without; a
+query in another one is moved towards the collection's. With many languages alpha goes to 0 and the centroids go nearly
+whole. `docs/architecture.md` has the measurements.
 
 mu_l of a language with few documents is shrunk towards a prior. The prior takes from the centroids that ship with the
 model how languages differ, and from the collection itself where its subject lies:
