@@ -135,6 +135,6 @@ def test_threads_do_not_disturb_each_other():
 
 
 def test_a_query_is_analysed_in_every_language_once():
-    # English stems "universities" to "universiti", German leaves it; "the" stays twice, what languages share is not added.
+    # English stems "universities" to "universiti", German leaves it. "the" stays twice: shared terms do not add up.
     found = query_terms("the the universities", ["de", "en", "sw"])
     assert sorted(found) == ["the", "the", "universiti", "universities"]
