@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -21,6 +22,9 @@ from numpy.typing import DTypeLike, NDArray
 # Smaller files are read: a mapped one holds a file descriptor, of which a process has 1024 by default, and a collection
 # that grows by single documents has many small files.
 MAPPED = 1 << 16
+# NumPy reads headers with ast.literal_eval, which in CPython 3.11 now and then fails where threads use it at once
+# ("AST constructor recursion depth mismatch", python/cpython#106905).
+_HEADERS = threading.Lock()
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
@@ -43,7 +47,8 @@ def write_parts(path: Path, parts: Iterable[NDArray[Any]], shape: tuple[int, ...
 
 def read_array(path: Path) -> NDArray[Any]:
     """Open an array read-only: by mmap, or read where it is small."""
-    loaded = np.load(path, mmap_mode="r" if path.stat().st_size > MAPPED else None, allow_pickle=False)
+    with _HEADERS:
+        loaded = np.load(path, mmap_mode="r" if path.stat().st_size > MAPPED else None, allow_pickle=False)
     loaded.setflags(write=False)
     return np.asarray(loaded)  # a plain view of the mapped file: slicing np.memmap costs half of a BM25 query
 
