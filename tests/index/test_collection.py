@@ -33,11 +33,6 @@ ATOMIC = Writing(ToyEncoder(), identify, atomic=True)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 4)
-
-
 def test_documents_of_every_script_come_back(tmp_path):
     folder = tmp_path / "ชุดข้อมูล 集合 🦊"
     snapshot = build(folder, HARD)

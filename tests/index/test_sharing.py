@@ -23,11 +23,6 @@ ATOMIC = Writing(ToyEncoder(), identify, atomic=True)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 4)
-
-
 def test_a_snapshot_answers_on_whatever_the_writer_does(tmp_path, small_batches):
     given = documents(20)
     build(tmp_path / "c", given)
