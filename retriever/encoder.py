@@ -38,6 +38,10 @@ QUERIES_CACHED = 16384
 CHARACTERS_CACHED = 500
 # Tokens in one forward pass, padding included: larger ones leave the processor's caches. See docs/architecture.md.
 TOKENS = 2048
+# How much a window counts in a text's dense vector beside the one before it: a text says early what it is about.
+# SciFact's nDCG@10, where 731 of 5,183 abstracts have several windows: 1 gives .655, .5 .657, the first alone .660, but
+# that would leave the rest of the text out (Recall@100 .914, .917 and .911).
+DECAY = 0.5
 
 
 class _Encoded(NamedTuple):
@@ -107,8 +111,8 @@ class Encoder:
     def encode_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Vectors:
         """Encode texts whole: a text longer than the model takes is split into windows.
 
-        The dense vector of several windows is their mean, weighted by tokens, at unit length again. Their token
-        vectors stand one after another.
+        The dense vector of several windows is their mean at unit length again, each window weighted by its tokens and
+        half as much as the one before (see :data:`DECAY`). Their token vectors stand one after another.
 
         Args:
             texts: n texts.
@@ -203,7 +207,8 @@ class Encoder:
         vectors = [part.dense for part in parts if part.dense is not None]
         if not vectors:
             return _Encoded(None, late)
-        mean = np.average(vectors, axis=0, weights=[max(len(part.late), 1) for part in parts])
+        weights = [max(len(part.late), 1) * DECAY**i for i, part in enumerate(parts)]
+        mean = np.average(vectors, axis=0, weights=weights)
         return _Encoded((mean / np.linalg.norm(mean)).astype(np.float32), late)
 
     def _gather(self, encoded: Sequence[_Encoded]) -> Vectors:

@@ -136,15 +136,15 @@ def test_a_long_text_is_read_to_its_end(any_encoder):
     np.testing.assert_allclose(whole[0][:500], whole[1][:500], atol=1e-5)
 
 
-def test_the_dense_vector_of_a_long_text_is_the_mean_of_its_windows_weighted_by_tokens(tiny):
+def test_the_dense_vector_of_a_long_text_is_the_mean_of_its_windows_and_the_first_count_most(tiny):
     seen = []
     tiny.encode_documents([LONG], seen.append)
     assert sum(seen) > 10
     windows = module.split(LONG, prompt="passage: ", tokenizer=tiny._model.tokenizer, limit=64)
     assert sum(seen) == len(windows)
     parts = tiny.encode_documents([window.text for window in windows])
-    lengths = np.diff(parts.late.offsets)
-    mean = (parts.dense * lengths[:, None]).sum(axis=0) / lengths.sum()
+    weights = np.diff(parts.late.offsets) / 2.0 ** np.arange(len(windows))
+    mean = (parts.dense * weights[:, None]).sum(axis=0)
     whole = tiny.encode_documents([LONG])
     np.testing.assert_allclose(whole.dense[0], mean / np.linalg.norm(mean), atol=1e-5)
     np.testing.assert_allclose(whole.late.values, parts.late.values, atol=1e-5)
