@@ -13,7 +13,6 @@ are the rest of a killed writer, or what a commit replaced, and a writer removes
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -23,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from data.errors import CollectionError, InputError, PolyseekError, UsageError
+from data.errors import CollectionError, InputError, UsageError
 from data.records import Document
+from index.coding import BITS, Coding
+from index.lock import locked, writes
 from index.manifest import NAME, Manifest
 from index.segment import VIEWS, DocumentEncoder, Vectors, content_hash, describe, merge_segments, write_segment
 from index.snapshot import Snapshot
@@ -41,6 +41,8 @@ BATCH_CHARACTERS = 500_000
 # With more segments than this the newest are merged: every query visits every segment, and every segment holds files
 # open. See :func:`first_to_merge`.
 SEGMENTS = 8
+# Token vectors that are compared whole. More than these are coded, at the end of an add.
+EXACT_TOKENS = 1 << 16
 
 
 @dataclass(slots=True)
@@ -82,30 +84,36 @@ class Collection:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, views: Sequence[str], encoder: DocumentEncoder | None) -> Collection:
+    def create(
+        cls, folder: Path, views: Sequence[str], encoder: DocumentEncoder | None, *, late_bits: int = 4
+    ) -> Collection:
         """Make an empty collection.
 
         Raises:
-            UsageError: unknown views, a folder that holds something, or an encoder without the views asked for.
+            UsageError: unknown views or bits, a folder that holds something, or an encoder without the views asked for.
             CollectionError: somebody else is making one there.
         """
         unknown = [v for v in views if v not in VIEWS]
         if unknown or not views:
             raise UsageError(f"unknown view {', '.join(unknown) or '(none)'}: choose from {', '.join(VIEWS)}")
+        if late_bits not in BITS:
+            raise UsageError(f"{late_bits} bits for a dimension: choose from {', '.join(map(str, BITS))}")
         missing = [v for v in views if v != "bm25" and v not in (encoder.dims if encoder else {})]
         if missing:
             name = encoder.fingerprint["model"] if encoder else "no encoder"
             raise UsageError(f"{name} makes no {' and no '.join(missing)} vectors: leave them out of --views")
         _check_free(folder)
-        with _writes(folder):
+        with writes(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
-        with _locked(folder), _writes(folder):
+        with locked(folder), writes(folder):
             _check_free(folder)
             vector_views = [v for v in VIEWS if v in views and v != "bm25"]
             priors = _write_priors(folder, vector_views, encoder)
             fingerprint = dict(encoder.fingerprint) if encoder and vector_views else None
             name = os.fsencode(folder.resolve().name).decode("utf-8", "replace")
-            Manifest(name, tuple(v for v in VIEWS if v in views), fingerprint, priors=priors).commit(folder)
+            Manifest(
+                name, tuple(v for v in VIEWS if v in views), fingerprint, priors=priors, late_bits=late_bits
+            ).commit(folder)
         return cls(folder)
 
     def add(self, documents: Iterable[Document], writing: Writing) -> AddReport:
@@ -134,6 +142,7 @@ class Collection:
                 if writing.on_progress:
                     writing.on_progress(report.total)
             self._commit(draft)
+            self._code()
         return report
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -148,7 +157,7 @@ class Collection:
     def compact(self) -> None:
         """Write one segment of what is live and drop the rest; vectors are copied, never made again."""
         with self._writer() as snapshot:
-            if len(snapshot.segments) > 1 or len(snapshot) < snapshot.rows:
+            if len(snapshot.segments) > 1 or len(snapshot) < snapshot.rows or snapshot.drifted:
                 self._merge(snapshot, 0)
 
     def verify(self) -> list[str]:
@@ -178,7 +187,7 @@ class Collection:
     def _writer(self) -> Iterator[Snapshot]:
         """Hold the lock; give the newest state, and leave no file that the manifest does not name."""
         Manifest.read(self.folder)  # a folder without collection is told as that, and gets no lock
-        with _locked(self.folder):
+        with locked(self.folder):
             snapshot = Snapshot.open(self.folder)
             self._sweep(snapshot.manifest)
             try:
@@ -195,17 +204,33 @@ class Collection:
         self._merge(Snapshot.open(self.folder), first)
         return _Draft(Snapshot.open(self.folder), draft.written)
 
+    def _code(self) -> None:
+        """Code the late view of the segments that are not coded, once there is enough in them, with like-sized ones."""
+        snapshot = Snapshot.open(self.folder)
+        plain = snapshot.late_tokens(coded=False)
+        if sum(plain) <= EXACT_TOKENS:
+            return
+        sizes = [len(segment) for segment in snapshot.segments]
+        first = next(i for i, tokens in enumerate(plain) if tokens)
+        while first > 0 and sizes[first - 1] <= sum(sizes[first:]):
+            first -= 1
+        self._merge(snapshot, first)
+
     def _merge(self, snapshot: Snapshot, first: int) -> None:
-        """Write one segment of what is live from segment ``first`` on; the older ones stay as they are."""
+        """Write one segment of what is live from segment ``first`` on; the older ones stay as they are.
+
+        Its late view is coded where it is large, or one of the old ones was.
+        """
         before, bases = snapshot.manifest, np.cumsum([0, *map(len, snapshot.segments)])
         merged = [
             (segment, snapshot.live[base : base + len(segment)])
             for segment, base in zip(snapshot.segments[first:], bases[first:-1], strict=True)
         ]
         entries = list(before.segments[:first])
-        with _writes(self.folder):
+        with writes(self.folder):
             if any(live.any() for _, live in merged):
-                entries.append(merge_segments(self.folder / "segments" / f"{before.next_segment:06d}", merged))
+                target = self.folder / "segments" / f"{before.next_segment:06d}"
+                entries.append(merge_segments(target, merged, self._coding(snapshot, first)))
             after = before.next(
                 segments=tuple(entries),
                 deleted=_write_deleted(self.folder, before, np.flatnonzero(~snapshot.live[: bases[first]])),
@@ -213,6 +238,15 @@ class Collection:
             )
             after.commit(self.folder)
         self._sweep(after)
+
+    def _coding(self, snapshot: Snapshot, first: int) -> Coding | None:
+        """Return how to code the late view of the segments from ``first`` on, None where it stays exact."""
+        plain, coded = (sum(snapshot.late_tokens(coded=x)[first:]) for x in (False, True))
+        if plain <= EXACT_TOKENS and not coded:
+            return None
+        centroids = snapshot.centroids("late")
+        languages = {x for segment in snapshot.segments[first:] for x in segment.languages}
+        return Coding(snapshot.manifest.late_bits, {x: centroids.offset(x) for x in languages})
 
     def _sweep(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: the rest of a killed writer, or what a commit replaced."""
@@ -254,7 +288,7 @@ class _Draft:
         if writing.encoder is not None and self.manifest.encoder is not None:
             vectors = writing.encoder.encode_documents([d.content() for d in documents])
         folder = self._folder / "segments" / f"{self.manifest.next_segment + len(self._pending):06d}"
-        with _writes(self._folder):
+        with writes(self._folder):
             self._pending.append(write_segment(folder, documents, languages, self.manifest.views, vectors))
 
     def commit(self) -> None:
@@ -262,7 +296,7 @@ class _Draft:
         before = self.manifest
         if not self._pending and len(self.deleted) == self._committed:
             return
-        with _writes(self._folder):
+        with writes(self._folder):
             deleted = before.deleted
             if len(self.deleted) > self._committed:
                 deleted = _write_deleted(self._folder, before, np.array(sorted(self.deleted), np.int64))
@@ -340,34 +374,6 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the writer's lock; the system releases it when the process ends, however it ends."""
-    try:
-        with _writes(folder):
-            lock = FileLock(folder / "lock").acquire(timeout=0)
-    except Timeout:
-        raise CollectionError(f"somebody else is writing to {folder}: try again when that is done") from None
-    with lock:
-        yield
-
-
-@contextlib.contextmanager
-def _writes(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line; the manifest was not replaced, so what it names is whole."""
-    try:
-        yield
-    except Timeout:  # of the lock; it is an OSError too
-        raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "the disk is full" if full else (error.strerror or str(error))
-        remedy = "free some space" if full else "check the folder's permissions"
-        raise PolyseekError(
-            f"cannot write to {folder}: {why}; what was committed before is whole; {remedy} and run it again"
-        ) from error
 
 
 def _check_free(folder: Path) -> None:

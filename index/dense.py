@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.ragged import Ragged
 from index.ranking import NOTHING, Ranked, Rows, Scores, settle
 from index.vectors import VectorRows, groups
 
@@ -30,7 +31,7 @@ class DenseView:
 
     def __init__(self, rows: VectorRows) -> None:
         """Take the rows of the view. A vector of zeros is an empty text, and nowhere."""
-        filled = [np.any(part.values, axis=1) for part in rows.parts]
+        filled = [np.any(part.values, axis=1) for part in rows.parts if isinstance(part, Ragged)]
         self._rows = rows
         self._live = np.flatnonzero(rows.live & np.concatenate([np.empty(0, np.bool_), *filled]))
         self._indexes: dict[bool, Any] = {}

@@ -1,4 +1,7 @@
-"""The late view: exact MaxSim over every token vector. A faster index is measured against it."""
+"""The late view: MaxSim over token vectors.
+
+Large segments are coded and searched by `index.coded`; the rest is small enough to be compared whole.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from functools import partial
 
 import numpy as np
 
+from index.coded import CodedTokens, LateSearch
 from index.maxsim import maxsim
 from index.ragged import Ragged
-from index.ranking import NOTHING, Ranked, Rows, Scores, settle
+from index.ranking import NOTHING, Ranked, Rows, Scores, best, settle
 from index.vectors import VectorRows, groups
 
 # Document tokens read at a time: with 128 dims 4 MB as float32, which the second-level cache and BLAS like.
@@ -21,6 +25,9 @@ SCORES = 1 << 25
 SLACK = 4e-6
 
 
+DEFAULT = LateSearch()
+
+
 class LateView:
     """Late interaction over one snapshot."""
 
@@ -29,9 +36,16 @@ class LateView:
         self._rows = rows
 
     def search(
-        self, queries: Ragged, languages: Sequence[str], k: int, *, neutral: bool, within: Sequence[Rows] | None = None
+        self,
+        queries: Ragged,
+        languages: Sequence[str],
+        k: int,
+        *,
+        neutral: bool,
+        within: Sequence[Rows] | None = None,
+        how: LateSearch = DEFAULT,
     ) -> list[Ranked]:
-        """Return the best rows of every query by exact MaxSim.
+        """Return the best rows of every query by MaxSim.
 
         Args:
             queries: n texts of unit token vectors (T_i, d).
@@ -39,6 +53,7 @@ class LateView:
             k: at most so many rows each.
             neutral: language-neutral ranking.
             within: the rows allowed for each query, sorted; None for all.
+            how: how hard to look in coded segments.
 
         Returns:
             n rankings; scores lie between minus and plus the number of the query's tokens.
@@ -51,9 +66,28 @@ class LateView:
             at_once = max(1, SCORES // max(len(allowed), 1))
             for start in range(0, len(asked), at_once):
                 some = asked[start : start + at_once]
-                for i, ranked in zip(some, self._rank(ready.take(np.array(some)), allowed, k, neutral), strict=True):
+                batch = ready.take(np.array(some))
+                exact = self._rank(batch, allowed, k, neutral)
+                for i, ranked in zip(some, self._join(exact, batch, allowed, k, neutral, how), strict=True):
                     found[i] = ranked
         return found
+
+    def _join(
+        self, exact: list[Ranked], queries: Ragged, allowed: Rows, k: int, neutral: bool, how: LateSearch
+    ) -> list[Ranked]:
+        """Return what is found in coded segments and in the others, ranked as one."""
+        order, base, joined = self._rows.id_order, 0, exact
+        for part in self._rows.parts:
+            if isinstance(part, CodedTokens):
+                mask = np.zeros(len(part), np.bool_)
+                mask[allowed[np.searchsorted(allowed, base) : np.searchsorted(allowed, base + len(part))] - base] = True
+                own = order[base : base + len(part)]
+                found = part.search(queries, k, allowed=mask, neutral=neutral, how=how, id_order=own)
+                joined = [
+                    _both(a, Ranked(b.rows + base, b.scores), k, order) for a, b in zip(joined, found, strict=True)
+                ]
+            base += len(part)
+        return joined
 
     def _rank(self, queries: Ragged, allowed: Rows, k: int, neutral: bool) -> list[Ranked]:
         parts = [
@@ -78,3 +112,8 @@ class LateView:
         """Score rows in float64."""
         blocks = self._rows.blocks(rows, TOKENS, neutral=neutral)
         return np.concatenate([maxsim(query, documents, dtype=np.float64)[0] for _, documents in blocks])
+
+
+def _both(a: Ranked, b: Ranked, k: int, id_order: Rows) -> Ranked:
+    """Return the best of two rankings of different rows."""
+    return best(np.concatenate([a.rows, b.rows]), np.concatenate([a.scores, b.scores]), k, id_order=id_order)

@@ -32,6 +32,7 @@ class Manifest:
         segments: entries as `index.segment` describes them, oldest first.
         deleted: the file with the deleted rows ({"name", "bytes", "blake2b"}), or None.
         priors: the files with the shipped centroids, by name.
+        late_bits: for a dimension, where the late view is coded.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Manifest:
     segments: tuple[Mapping[str, Any], ...] = ()
     deleted: Mapping[str, Any] | None = None
     priors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    late_bits: int = 4
 
     def next(self, **changes: Any) -> Manifest:  # noqa: ANN401
         """Return the manifest of the next commit."""

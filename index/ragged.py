@@ -5,7 +5,7 @@ A dense vector is a text with one token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,3 +67,13 @@ class Ragged:
         # Position of every wanted vector: where its text begins, plus its place inside the text.
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][texts] - offsets[:-1], lengths)
         return Ragged(self.values[places], offsets)
+
+    @property
+    def dims(self) -> int:
+        """Return d."""
+        return int(self.values.shape[1])
+
+    def spans(self) -> Iterator[tuple[int, Ragged]]:
+        """Yield all texts in order, each time with the first one's number: here at once, elsewhere some at a time."""
+        if len(self):
+            yield 0, self

@@ -22,6 +22,8 @@ from data.errors import EncoderError
 from data.records import Document
 from index.bm25 import merge_postings, write_postings
 from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
+from index.coded import CodedTokens
+from index.coding import Coding, write_coded
 from index.ragged import Ragged
 from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json, write_parts
 
@@ -70,7 +72,7 @@ class Segment:
         documents: n JSON objects as text.
         hashes: (n, 16) uint8, of what the user sent.
         languages: the codes that occur; ``codes`` (n,) uint16 points into it.
-        vectors: by view, float16: a dense vector is a text with one token.
+        vectors: by view, float16: a dense vector is a text with one token. The late view of a large segment is coded.
         sums: by view, over all n rows.
     """
 
@@ -80,7 +82,7 @@ class Segment:
     hashes: NDArray[np.uint8]
     languages: tuple[str, ...]
     codes: NDArray[np.uint16]
-    vectors: Mapping[str, Ragged]
+    vectors: Mapping[str, Ragged | CodedTokens]
     sums: Mapping[str, LanguageSums]
 
     def __len__(self) -> int:
@@ -91,10 +93,10 @@ class Segment:
     def open(cls, folder: Path) -> Segment:
         """Map a segment's files."""
         meta = json.loads((folder / "segment.json").read_text(encoding="utf-8"))
+        codes = read_array(folder / "languages.npy")
         vectors, sums = {}, {}
         for view in meta["vector_views"]:
-            values = read_array(folder / f"{view}.values.npy")
-            vectors[view] = Ragged(values, read_array(folder / f"{view}.offsets.npy"))
+            vectors[view] = _open_vectors(folder, view, codes)
             sums[view] = _open_sums(read_array(folder / f"{view}.sums.npy"), meta["sums"][view])
         return cls(
             folder=folder,
@@ -102,7 +104,7 @@ class Segment:
             documents=StringArray.open(folder, "documents"),
             hashes=read_array(folder / "hashes.npy"),
             languages=tuple(meta["languages"]),
-            codes=read_array(folder / "languages.npy"),
+            codes=codes,
             vectors=vectors,
             sums=sums,
         )
@@ -161,12 +163,15 @@ def _stored(view: str, vectors: Vectors, documents: Sequence[Document]) -> Ragge
     return Ragged(values, made.offsets)
 
 
-def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]]) -> dict[str, Any]:
+def merge_segments(
+    folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]], coding: Coding | None = None
+) -> dict[str, Any]:
     """Write the kept rows of several segments as one segment and return its entry; nothing is encoded again.
 
     Args:
         folder: as in :func:`write_segment`.
         sources: segments with the same views, each with the rows to keep, (n,) bool.
+        coding: how to code the late view, where it is to be coded; a source that is coded needs it.
     """
     _fresh(folder)
     first = sources[0][0]
@@ -176,12 +181,15 @@ def merge_segments(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.boo
     StringArray.write(folder, "ids", (x for s, keep in sources for x in compress(s.ids, keep)))
     StringArray.write(folder, "documents", (s.documents[i] for s, rows in kept for i in rows.tolist()))
     write_array(folder / "hashes.npy", np.concatenate([s.hashes[rows] for s, rows in kept]))
-    chosen: dict[str, Ragged] = {}
-    for view in first.vectors:
-        _merge_vectors(folder, view, kept)
-        values, offsets = read_array(folder / f"{view}.values.npy"), read_array(folder / f"{view}.offsets.npy")
-        chosen[view] = Ragged(values, offsets)
     languages = [s.languages[code] for s, rows in kept for code in s.codes[rows]]
+    names, codes = _numbered(languages)
+    chosen: dict[str, Ragged | CodedTokens] = {}
+    for view in first.vectors:
+        if view == "late" and coding is not None:
+            write_coded(folder, [(s.vectors[view], s.codes, s.languages, rows) for s, rows in kept], names, coding)
+        else:
+            _merge_vectors(folder, view, kept)
+        chosen[view] = _open_vectors(folder, view, codes)
     return _finish(folder, languages, chosen)
 
 
@@ -191,7 +199,7 @@ def _merge_vectors(folder: Path, view: str, kept: Sequence[tuple[Segment, NDArra
     offsets = np.zeros(sum(len(n) for n in lengths) + 1, np.int64)
     np.cumsum(np.concatenate(lengths), out=offsets[1:])
     write_array(folder / f"{view}.offsets.npy", offsets)
-    dims = kept[0][0].vectors[view].values.shape[1]
+    dims = kept[0][0].vectors[view].dims
     parts = (
         segment.vectors[view].take(rows[start : start + CHUNK]).values
         for segment, rows in kept
@@ -206,15 +214,29 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _finish(folder: Path, languages: Sequence[str], vectors: Mapping[str, Ragged]) -> dict[str, Any]:
-    """Write languages, sums and ``segment.json``, flush the folder, and describe every file."""
+def _numbered(languages: Sequence[str]) -> tuple[list[str], NDArray[np.uint16]]:
+    """Return the codes that occur, sorted, and each text's position among them."""
     names = sorted(set(languages))
     positions = {name: i for i, name in enumerate(names)}
-    codes = np.array([positions[x] for x in languages], np.uint16)
+    return names, np.array([positions[x] for x in languages], np.uint16)
+
+
+def _open_vectors(folder: Path, view: str, codes: NDArray[np.uint16]) -> Ragged | CodedTokens:
+    """Map the vectors of a view."""
+    if (folder / f"{view}.codes.npy").exists():
+        return CodedTokens(folder, codes)
+    return Ragged(read_array(folder / f"{view}.values.npy"), read_array(folder / f"{view}.offsets.npy"))
+
+
+def _finish(folder: Path, languages: Sequence[str], vectors: Mapping[str, Ragged | CodedTokens]) -> dict[str, Any]:
+    """Write languages, sums and ``segment.json``, flush the folder, and describe every file."""
+    names, codes = _numbered(languages)
     write_array(folder / "languages.npy", codes)
     meta: dict[str, Any] = {"languages": names, "vector_views": sorted(vectors), "sums": {}}
-    for view, ragged in vectors.items():
-        sums = sum_by_language(ragged.values, ragged.offsets, codes, names)
+    for view, found in vectors.items():
+        sums = NO_SUMS
+        for first, ragged in found.spans():
+            sums = sums.plus(sum_by_language(ragged.values, ragged.offsets, codes[first : first + len(ragged)], names))
         write_array(folder / f"{view}.sums.npy", np.array([sums.sums[x] for x in sorted(sums.sums)]))
         meta["sums"][view] = {x: [sums.vectors[x], sums.documents[x]] for x in sums.sums}
     write_json(folder / "segment.json", meta)

@@ -16,6 +16,8 @@ from data.errors import CollectionError
 from data.records import Document
 from index.bm25 import Bm25View
 from index.centroids import NO_SUMS, Centroids, LanguageSums, Prior, sum_by_language
+from index.coded import CodedTokens
+from index.coding import DRIFT
 from index.dense import DenseView
 from index.late import LateView
 from index.manifest import Manifest
@@ -162,6 +164,22 @@ class Snapshot:
         with self._views:
             self._late = self._late or LateView(self._vector_rows("late"))
             return self._late
+
+    def late_tokens(self, *, coded: bool) -> list[int]:
+        """Return how many token vectors each segment holds that are coded, or are not."""
+        found = [s.vectors.get("late") for s in self.segments]
+        return [int(x.offsets[-1]) if x is not None and isinstance(x, CodedTokens) == coded else 0 for x in found]
+
+    @property
+    def drifted(self) -> bool:
+        """Whether languages lie elsewhere than they did when their token vectors were coded, see `index.coded`."""
+        coded = [(s, x) for s in self.segments if isinstance(x := s.vectors.get("late"), CodedTokens)]
+        centroids = self.centroids("late") if coded else None
+        return centroids is not None and any(
+            np.linalg.norm(centroids.offset(name) - offset) > DRIFT
+            for segment, view in coded
+            for name, offset in zip(segment.languages, view.frame, strict=True)
+        )
 
     def centroids(self, view: str) -> Centroids:
         """Return the language centroids of the live documents in a vector view."""

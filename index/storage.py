@@ -34,15 +34,36 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
 def write_parts(path: Path, parts: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """Write arrays one after another as one ``.npy`` of ``shape`` and flush it to the disk."""
-    dtype = np.dtype(dtype)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+    with ArrayFile(path, shape, dtype) as file:
         for part in parts:
-            # Not ndarray.tofile, whose error on a full disk carries no errno.
-            file.write(np.ascontiguousarray(part, dtype).data)
-        file.flush()
-        os.fsync(file.fileno())
+            file.append(part)
+
+
+class ArrayFile:
+    """A ``.npy`` that is written part by part; leaving the ``with`` flushes it to the disk."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        """Write the header of an array of ``shape``."""
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def __enter__(self) -> ArrayFile:
+        """Return this."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Flush the file, unless writing it has failed, and close it."""
+        with self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def append(self, part: NDArray[Any]) -> None:
+        """Write the next part."""
+        # Not ndarray.tofile, whose error on a full disk carries no errno.
+        self._file.write(np.ascontiguousarray(part, self._dtype).data)
 
 
 def read_array(path: Path) -> NDArray[Any]:

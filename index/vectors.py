@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.centroids import Centroids
+from index.coded import CodedTokens
 from index.ragged import Ragged
 from index.ranking import Rows
 
@@ -29,7 +30,7 @@ class VectorRows:
         id_order: (rows,) for ties, see `index.ranking`.
     """
 
-    parts: Sequence[Ragged]
+    parts: Sequence[Ragged | CodedTokens]
     live: NDArray[np.bool_]
     languages: Sequence[str]
     codes: NDArray[np.int64]
@@ -37,10 +38,16 @@ class VectorRows:
     id_order: NDArray[np.int64]
 
     def blocks(self, rows: Rows, tokens: int, *, neutral: bool) -> Iterator[tuple[Rows, Ragged]]:
-        """Yield sorted ``rows`` with their vectors as float32, about ``tokens`` vectors at a time."""
+        """Yield sorted ``rows`` with their vectors as float32, about ``tokens`` vectors at a time.
+
+        Rows of coded segments are left out.
+        """
         offsets = self._offsets() if neutral and self.centroids.neutral else None
         base = 0
         for part in self.parts:
+            if isinstance(part, CodedTokens):
+                base += len(part)
+                continue
             inside = rows[np.searchsorted(rows, base) : np.searchsorted(rows, base + len(part))] - base
             ends = np.cumsum(np.diff(part.offsets)[inside])
             start = 0

@@ -1,0 +1,270 @@
+"""Token vectors as codes, with cells that say where to look: the late view of a segment that is large enough.
+
+Every vector loses the offset of its language (see `index.centroids`), is brought to unit length, rotated, and rounded
+to a few bits a dimension with a range of its own. The rotation spreads what a vector says evenly over all dimensions,
+so that one code fits all and nothing is learned: codes never age, and merging segments copies them. RaBitQ and
+TurboQuant rest on the same (Gao et al. 2024, Zandieh et al. 2025). Residuals of 2,048 cells in the same 4 bits were no
+better: .9705 against .9695 recall@10 on XQuAD-R.
+
+A search looks at the cells nearest to each token of the query, collects the texts in them, scores the most promising by
+their cells alone, and the best of those by MaxSim over the codes.
+
+    late.codes.npy      (T, D * bits / 32) uint32, where D is d, made a multiple of 16
+    late.widths.npy     (T,) uint16, the range of a vector's codes
+    late.lengths.npy    (T,) uint16, its length without the offset: for ranking that is not language-neutral
+    late.offsets.npy    (n + 1,) int64, where each text begins
+    late.cells.npy      (T,) uint16
+    late.centers.npy    (C, D) float16, rotated
+    late.starts.npy     (C + 1,) int64, where each cell begins in
+    late.texts.npy      the texts of each cell, ascending, uint32
+    late.rotation.npy   (d, D) float32
+    late.frame.npy      (L, d) float32, the offset of each of the segment's languages when it was coded
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import kernels, packing
+from index.cells import share
+from index.ragged import Ragged
+from index.ranking import NOTHING, Ranked, Rows, best
+from index.storage import read_array
+
+# Tokens that are decoded at a time: 8 MB with 128 dims.
+CHUNK = 1 << 14
+# A token whose cell is farther from every query token than another token's cell by this, of `kernels.LEVELS`, is not
+# compared in the first round. XQuAD-R: 28 leaves half of the tokens out and no recall@10, 20 loses .0015, 10 .0035.
+MARGIN = 28
+
+
+@dataclass(frozen=True, slots=True)
+class LateSearch:
+    """How hard to look. `eval/bench/late.py` has measured the defaults.
+
+    Attributes:
+        cells: that each query token looks into.
+        candidates: texts that are scored by their codes; four times as many are scored by their cells.
+    """
+
+    cells: int = 8
+    candidates: int = 320
+
+    def deep(self, k: int) -> LateSearch:
+        """Return what finds ``k`` texts: half as many again are scored by their codes."""
+        return LateSearch(self.cells, max(self.candidates, k + k // 2))
+
+
+@dataclass(slots=True)
+class _Scratch:
+    """The memory of one search: 20 bytes a text."""
+
+    gains: NDArray[np.float32]
+    seen: NDArray[np.int32]
+    found: NDArray[np.int64]
+    pair: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One query, ready for the kernels.
+
+    Attributes:
+        vectors: (P, D) rotated, P a multiple of `kernels.LANES`; padding is zeros.
+        tokens: how many there are.
+        bias: (L, P) what every token of a text in a language adds.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    bias: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating], view: CodedTokens, *, neutral: bool) -> _Query:
+        tokens = len(vectors)
+        padded = np.zeros((-(-tokens // kernels.LANES) * kernels.LANES, view.rotation.shape[1]), np.float32)
+        np.matmul(vectors, view.rotation, out=padded[:tokens])
+        bias = np.zeros((len(view.frame), len(padded)), np.float32)
+        if not neutral:
+            bias[:, :tokens] = view.frame @ vectors.T
+        return cls(padded, tokens, bias)
+
+
+class CodedTokens:
+    """The coded token vectors of n texts. Safe to share between threads."""
+
+    def __init__(self, folder: Path, languages: NDArray[np.uint16]) -> None:
+        """Map the files; ``languages`` (n,) points into the frame."""
+        names = ("codes", "widths", "lengths", "offsets", "cells", "centers", "starts", "texts", "rotation", "frame")
+        found = {name: read_array(folder / f"late.{name}.npy") for name in names}
+        self.dims, wide = found["rotation"].shape
+        self.bits = 32 * found["codes"].shape[1] // wide
+        self.offsets = found["offsets"]
+        self.frame = found["frame"]
+        self.rotation = found["rotation"]
+        self.coded = packing.Coded(
+            found["codes"], self.bits, found["widths"], found["lengths"], found["offsets"], np.asarray(languages)
+        )
+        self._cells, self._starts, self._texts = found["cells"], found["starts"], found["texts"]
+        self._stored_centers = found["centers"]
+        self._scratch: queue.SimpleQueue[_Scratch] = queue.SimpleQueue()
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.offsets) - 1
+
+    def take(self, texts: NDArray[np.integer]) -> Ragged:
+        """Return the vectors of the chosen texts as the encoder made them, but for the rounding, float16."""
+        parts = [self._raw(int(text), int(text) + 1) for text in texts]
+        return Ragged.of([part.values for part in parts], self.dims)
+
+    def pieces(self, texts: NDArray[np.integer]) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]]:
+        """Return the codes, widths and lengths of the chosen texts' tokens."""
+        lengths = np.diff(self.offsets)[texts]
+        ends = np.cumsum(lengths)
+        tokens = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            self.offsets[:-1][texts] - (ends - lengths), lengths
+        )
+        return self.coded.codes[tokens], self.coded.widths[tokens], self.coded.lengths[tokens]
+
+    def spans(self) -> Iterator[tuple[int, Ragged]]:
+        """Yield the vectors of all texts in order, each time with the first text's number; some texts at a time."""
+        first = 0
+        while first < len(self):
+            last = max(int(np.searchsorted(self.offsets, self.offsets[first] + CHUNK, side="right")) - 1, first + 1)
+            yield first, self._raw(first, last)
+            first = last
+
+    def search(
+        self,
+        queries: Ragged,
+        k: int,
+        *,
+        allowed: NDArray[np.bool_],
+        neutral: bool,
+        how: LateSearch,
+        id_order: NDArray[np.int64],
+    ) -> list[Ranked]:
+        """Return the best texts for every query, on all cores.
+
+        Args:
+            queries: unit vectors as they are compared.
+            k: at most so many each; as many as are allowed, if those have tokens.
+            allowed: (n,) which texts may be found.
+            neutral: language-neutral ranking.
+            how: how hard to look.
+            id_order: (n,) for ties, see `index.ranking`.
+        """
+        allowed = allowed & self._filled
+        rows = np.flatnonzero(allowed)
+        how = how.deep(min(k, len(rows)))
+        few = len(rows) <= 2 * how.candidates
+
+        def work(i: int) -> Ranked:
+            query = _Query.of(queries[i], self, neutral=neutral)
+            scratch = self._borrow()
+            try:
+                chosen = rows
+                if not few:
+                    chosen = self._promising(query, allowed, len(rows), min(k, len(rows)), how, scratch, neutral)
+                scores = np.empty(len(chosen), np.float32)
+                row = np.empty(len(query.vectors), np.float32)
+                kernels.maxsim(query.vectors, query.bias, self.coded, neutral, chosen, scratch.pair, row, scores)
+            finally:
+                self._scratch.put(scratch)
+            return best(chosen, scores, k, id_order=id_order)
+
+        return share(range(len(queries)), work) if len(rows) and k > 0 else [NOTHING] * len(queries)
+
+    def _promising(
+        self,
+        query: _Query,
+        allowed: NDArray[np.bool_],
+        possible: int,
+        k: int,
+        how: LateSearch,
+        scratch: _Scratch,
+        neutral: bool,
+    ) -> Rows:
+        """Return some of the ``possible`` allowed texts, ascending, at least ``k``, likely to have the best ``k``."""
+        bonus = query.bias.sum(axis=1) / self._mean_length
+        languages = self.coded.languages
+        # A filter leaves fewer texts in every cell, so more cells are looked into.
+        cells = min(int(how.cells * (len(self) / possible) ** 0.5), len(self._centers))
+        while True:
+            levels = np.zeros((len(self._centers), -(-len(query.vectors) // 16) * 16), np.uint8)
+            similarities = np.empty((len(query.vectors), cells), np.float32)
+            names = np.empty((len(query.vectors), cells), np.int64)
+            kernels.compare(query.vectors, self._centers, levels, similarities, names)
+            count = kernels.gather(
+                similarities, names, query.tokens, self._starts, self._texts, bonus, languages, allowed,
+                scratch.gains, scratch.seen, scratch.found,
+            )  # fmt: skip
+            if count >= k or cells == len(self._centers):
+                break
+            cells = min(cells * 4, len(self._centers))
+        rows = scratch.found[:count]
+        rows = _greatest(rows, scratch.gains[rows], 4 * how.candidates)
+        scores = np.empty(len(rows), np.float32)
+        levels_row, row = np.empty(levels.shape[1], np.uint8), np.empty(len(query.vectors), np.float32)
+        kernels.interact(levels, bonus, self._cells, self.offsets, languages, rows, levels_row, scores)
+        rows = np.sort(_greatest(rows, scores, how.candidates))
+        if 2 * k >= len(rows):
+            return rows
+        kernels.maxsim_near(
+            query.vectors, query.bias, self.coded, neutral, levels, self._cells, MARGIN, rows,
+            scratch.pair, row, levels_row, scores,
+        )  # fmt: skip
+        return np.sort(_greatest(rows, scores[: len(rows)], 2 * k))
+
+    @cached_property
+    def _filled(self) -> NDArray[np.bool_]:
+        return np.diff(self.offsets) > 0
+
+    @cached_property
+    def _centers(self) -> NDArray[np.float32]:
+        return self._stored_centers.astype(np.float32)
+
+    @cached_property
+    def _mean_length(self) -> np.float32:
+        sample = self.coded.lengths[:: max(1, len(self.coded.lengths) // 4096)]
+        return np.float32(max(sample.mean(dtype=np.float64) / packing.FIXED, 1e-6))
+
+    def _borrow(self) -> _Scratch:
+        try:
+            return self._scratch.get_nowait()
+        except queue.Empty:
+            n = len(self)
+            return _Scratch(
+                np.empty(n, np.float32), np.full(n, -1, np.int32), np.empty(n, np.int64),
+                np.empty((2, self.rotation.shape[1]), np.float32),
+            )  # fmt: skip
+
+    def _raw(self, first: int, last: int) -> Ragged:
+        """Return the vectors of the texts from ``first`` to ``last`` as the encoder made them."""
+        begin, end = int(self.offsets[first]), int(self.offsets[last])
+        values = self._directions(begin, end) @ self.rotation.T
+        values *= (self.coded.lengths[begin:end] / np.float32(packing.FIXED)).astype(np.float32)[:, None]
+        lengths = np.diff(self.offsets[first : last + 1])
+        values += self.frame[np.repeat(self.coded.languages[first:last], lengths)]
+        return Ragged(values.astype(np.float16), self.offsets[first : last + 1] - begin)
+
+    def _directions(self, begin: int, end: int) -> NDArray[np.float32]:
+        """Return the vectors of tokens as they are compared, rotated."""
+        values = np.empty((end - begin, self.rotation.shape[1]), np.float32)
+        packing.decode(self.coded, begin, end, values)
+        return values
+
+
+def _greatest(rows: Rows, scores: NDArray[np.float32], most: int) -> Rows:
+    """Return the rows with the ``most`` greatest scores, in any order."""
+    if len(rows) <= most:
+        return rows.copy()
+    return rows[np.argpartition(scores, len(scores) - most)[len(scores) - most :]]

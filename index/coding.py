@@ -1,0 +1,157 @@
+"""Writing token vectors as codes, with their cells: the files that `index.coded` describes and reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import kernels, packing
+from index.cells import CELLS, CHUNK, SAMPLE, SEED, Cells, share
+from index.coded import CodedTokens
+from index.ragged import Ragged
+from index.ranking import Rows
+from index.storage import ArrayFile, read_array, write_array
+
+BITS = (2, 4, 8)
+# Codes of 2 bits fill words of 32.
+WORD = 16
+# Texts that are coded at a time: with 45 tokens of 128 dims 95 MB.
+TEXTS = 4096
+# How far the offset of a language may move, in parts of a unit vector, before what is coded with it is coded anew.
+DRIFT = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How to code a late view.
+
+    Attributes:
+        bits: for a dimension: 2, 4 or 8.
+        offsets: what a vector of each language loses.
+    """
+
+    bits: int
+    offsets: Mapping[str, NDArray[np.float32]]
+
+
+# Some texts of one segment: their vectors, the positions of all its texts' languages in its codes, and their rows.
+Source = tuple[Ragged | CodedTokens, NDArray[np.integer], Sequence[str], Rows]
+
+
+def write_coded(folder: Path, sources: Sequence[Source], languages: Sequence[str], coding: Coding) -> None:
+    """Write the files of a coded late view. What grows with the number of texts in memory are their cells alone.
+
+    What is coded in the same way already is copied.
+
+    Args:
+        folder: an existing folder.
+        sources: the texts, in order.
+        languages: those of all texts together.
+        coding: how.
+    """
+    lengths = [np.diff(vectors.offsets)[rows] for vectors, _, _, rows in sources]
+    texts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    total, dims = int(texts[-1]), sources[0][0].dims
+    rotation, frame = _rotation(dims), _frame(sources, coding)
+    write_array(folder / "late.rotation.npy", rotation)
+    write_array(folder / "late.frame.npy", np.stack([frame[x] for x in languages]).astype(np.float32))
+    write_array(folder / "late.offsets.npy", texts)
+    size = rotation.shape[1] * coding.bits // 32
+    with (
+        ArrayFile(folder / "late.codes.npy", (total, size), np.uint32) as all_codes,
+        ArrayFile(folder / "late.widths.npy", (total,), np.uint16) as all_widths,
+        ArrayFile(folder / "late.lengths.npy", (total,), np.uint16) as all_lengths,
+    ):
+        for vectors, spoken, names, rows in sources:
+            table = np.stack([frame[x] for x in names]) if names else np.empty((0, dims), np.float32)
+            for start in range(0, len(rows), TEXTS):
+                some = rows[start : start + TEXTS]
+                if (
+                    isinstance(vectors, CodedTokens)
+                    and vectors.bits == coding.bits
+                    and np.array_equal(vectors.frame, table)
+                ):
+                    codes, widths, sizes = vectors.pieces(some)
+                else:
+                    ragged = vectors.take(some)
+                    offsets = np.repeat(table[spoken[some]], np.diff(ragged.offsets), axis=0)
+                    directions, sizes = _directions(ragged.values.astype(np.float32) - offsets)
+                    codes, widths = encode(directions @ rotation, coding.bits)
+                all_codes.append(codes)
+                all_widths.append(widths)
+                all_lengths.append(sizes)
+    _write_cells(folder, texts, rotation.shape[1], coding.bits)
+
+
+def _frame(sources: Sequence[Source], coding: Coding) -> dict[str, NDArray[np.float32]]:
+    """Return the offset to code each language with: the one that it is coded with, while that is near enough.
+
+    The source with most texts has the first word, so that most is copied.
+    """
+    frame: dict[str, NDArray[np.float32]] = {}
+    for vectors, _, names, _ in sorted(sources, key=lambda source: -len(source[3])):
+        if isinstance(vectors, CodedTokens):
+            for name, offset in zip(names, vectors.frame, strict=True):
+                if np.linalg.norm(offset - coding.offsets[name]) <= DRIFT:
+                    frame.setdefault(name, offset)
+    return {**coding.offsets, **frame}
+
+
+def _directions(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """Return vectors at unit length, and their lengths as they are stored."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
+    stored = np.minimum(np.round(lengths * packing.FIXED), 65535).astype(np.uint16)
+    return values / np.maximum(lengths, np.float32(1e-12))[:, None], stored
+
+
+def encode(vectors: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+    """Encode rotated vectors (T, D); returns (T, D * bits / 32) codes and (T,) widths."""
+    codes = np.empty((len(vectors), vectors.shape[1] * bits // 32), np.uint32)
+    widths = np.empty(len(vectors), np.uint16)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+
+    def work(part: slice) -> None:
+        packing.encode(vectors[part], bits, codes[part], widths[part])
+
+    share([slice(at, at + CHUNK) for at in range(0, len(vectors), CHUNK)], work)
+    return codes, widths
+
+
+def _write_cells(folder: Path, texts: NDArray[np.int64], dims: int, bits: int) -> None:
+    """Learn the cells from what was coded, and write where every token lies."""
+    total = int(texts[-1])
+    codes, widths = read_array(folder / "late.codes.npy"), read_array(folder / "late.widths.npy")
+    coded = packing.Coded(codes, bits, widths, widths, texts, np.zeros(len(texts) - 1, np.uint16))
+    count = max(1, int(CELLS * total**0.5))
+    drawn = np.sort(np.random.default_rng(SEED).choice(total, min(total, count * SAMPLE), replace=False))
+    some = packing.Coded(codes[drawn], bits, widths[drawn], widths[drawn], texts, coded.languages)
+    sample = np.empty((len(drawn), dims), np.float32)
+    packing.decode(some, 0, len(drawn), sample)
+    cells = Cells.train(_directions(sample)[0], count)
+    del sample
+    of_token = np.empty(total, np.uint16)
+    for begin in range(0, total, 16 * CHUNK):
+        end = min(begin + 16 * CHUNK, total)
+        values = np.empty((end - begin, dims), np.float32)
+        packing.decode(coded, begin, end, values)
+        of_token[begin:end] = cells.assign(values)
+    write_array(folder / "late.cells.npy", of_token)
+    write_array(folder / "late.centers.npy", cells.centers.astype(np.float16))
+    counts = np.zeros(len(cells.centers), np.int64)
+    kernels.count_texts(of_token, texts, np.full(len(counts), -1, np.int64), counts)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    listed = np.empty(int(starts[-1]), np.uint32)
+    kernels.list_texts(of_token, texts, np.full(len(counts), -1, np.int64), starts[:-1].copy(), listed)
+    write_array(folder / "late.starts.npy", starts)
+    write_array(folder / "late.texts.npy", listed)
+
+
+def _rotation(dims: int) -> NDArray[np.float32]:
+    """Return a random rotation, the same every time, into a multiple of :data:`WORD` dimensions."""
+    wide = -(-dims // WORD) * WORD
+    gauss = np.random.default_rng(SEED).standard_normal((wide, wide))
+    return np.ascontiguousarray(np.linalg.qr(gauss)[0][:dims], np.float32)
