@@ -1,5 +1,6 @@
 # make run     serve the demo at http://127.0.0.1:8080 (PORT= to change)
 # make test    lint, types and all tests, as CI runs them
+# make bench-late DATASET=FOLDER    late interaction beside FastPlaid and XTR-WARP (minutes; the peers bring 3 GB of PyTorch)
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -10,7 +11,7 @@ BIN := .venv/bin
 TORCH_CPU := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format bench-late clean
 
 run: .venv/installed
 	$(BIN)/polyseek demo --port $(PORT)
@@ -26,6 +27,15 @@ lint: .venv/tested
 format: .venv/tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-late: .venv/installed .peers/installed
+	$(BIN)/python -m eval.bench.late $(DATASET) --peers .peers/bin/python
+
+# In an environment of their own: their wheels are built for one release of PyTorch.
+.peers/installed:
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet fast-plaid xtr-warp-rs
+	touch $@
 
 .venv/torch:
 	$(PYTHON) -m venv .venv

@@ -142,6 +142,16 @@ class CodedTokens:
             yield first, self._raw(first, last)
             first = last
 
+    def warm(self) -> None:
+        """Search once, so that the kernels are compiled when the first query comes: about 15 s on a new machine."""
+        tokens = self._raw(0, min(len(self), 8)).values[:1].astype(np.float32)
+        everything = np.ones(len(self), np.bool_)
+        query = Ragged(tokens, np.array([0, len(tokens)], np.int64))
+        for neutral in (True, False):
+            self.search(
+                query, 1, allowed=everything, neutral=neutral, how=LateSearch(1, 8), id_order=np.arange(len(self))
+            )
+
     def search(
         self,
         queries: Ragged,

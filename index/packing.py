@@ -29,7 +29,10 @@ def compiled(function: F) -> F:
     It runs without the interpreter's lock. There are no infinities and nothing that is not a number in it, so sums
     may be made in whatever order is fastest; that order is the same every time.
     """
-    return cast("F", numba.njit(nogil=True, cache=True, fastmath=True)(function))
+    try:
+        return cast("F", numba.njit(nogil=True, cache=True, fastmath=True)(function))
+    except RuntimeError:  # no folder to keep it in
+        return cast("F", numba.njit(nogil=True, fastmath=True)(function))
 
 
 class Coded(NamedTuple):

@@ -189,7 +189,9 @@ def merge_segments(
             write_coded(folder, [(s.vectors[view], s.codes, s.languages, rows) for s, rows in kept], names, coding)
         else:
             _merge_vectors(folder, view, kept)
-        chosen[view] = _open_vectors(folder, view, codes)
+        chosen[view] = found = _open_vectors(folder, view, codes)
+        if isinstance(found, CodedTokens):
+            found.warm()
     return _finish(folder, languages, chosen)
 
 

@@ -1,0 +1,40 @@
+"""The benchmarks run, on little, and what they write is what is measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from eval.bench import late, results
+
+DEMO = Path(__file__).parents[2] / "data" / "demo"
+
+
+def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["late", str(DEMO), "--quick", "--to", str(tmp_path)])
+    late.main()
+    told = json.loads((tmp_path / "late.json").read_text(encoding="utf-8"))
+    assert told["command"].startswith("python -m eval.bench.late ")
+    assert [row["system"] for row in told["rows"]] == ["exhaustive", *(name for name, _, _ in late.SETTINGS)]
+    for row in told["rows"]:
+        assert row["metrics"]["recall@10"] > 0.8
+        assert row["metrics"]["qps"] > 0
+        assert row["metrics"]["ms_p95"] >= row["metrics"]["ms_p50"] > 0
+    exhaustive, precise = told["rows"][0]["metrics"], told["rows"][-1]["metrics"]
+    assert exhaustive["recall@10"] == exhaustive["recall@100"] == 1
+    assert precise["recall@10"] > 0.97
+    assert "| polyseek-late precise | bits 8" in (tmp_path / "late.md").read_text(encoding="utf-8")
+    assert "polyseek-late" in capsys.readouterr().out
+    with np.load(tmp_path / "late.vectors.npz") as kept:  # neutral unit vectors, and judgements that fit
+        np.testing.assert_allclose(np.linalg.norm(kept["queries"], axis=1), 1, atol=1e-4)
+        assert kept["relevant"][:, 0].max() < len(kept["query_offsets"]) - 1
+        assert kept["relevant"][:, 1].max() < len(kept["offsets"]) - 1
+
+
+def test_a_table_leaves_out_what_was_not_measured():
+    rows = [
+        {"system": "a", "parameters": {}, "metrics": {"qps": 12.3}},
+        {"system": "b", "parameters": {"bits": 4}, "metrics": {"qps": 0.5, "recall@10": 0.98765}},
+    ]
+    assert results.table(rows).splitlines()[2:] == ["| a |  | 12 |  |", "| b | bits 4 | 0.500 | 0.988 |"]

@@ -1,0 +1,421 @@
+"""The coded late view: what rounding costs, what a search finds, and that commits copy what is coded."""
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import index.cells as cells_module
+import index.collection as collection_module
+from data.records import Document
+from index import kernels
+from index.cells import Cells
+from index.coded import CodedTokens, LateSearch
+from index.coding import DRIFT, Coding, encode, write_coded
+from index.collection import Collection, Writing
+from index.maxsim import maxsim
+from index.ragged import Ragged
+from index.ranking import best
+from index.snapshot import Snapshot
+from tests.index.toy import ToyEncoder, build, documents, hits, identify, same_hits, state, unit_rows
+
+LANGUAGES = ("de", "en", "sw")
+
+
+def texts(count, dims=32, *, seed=0, topics=60):
+    """Make token vectors as encoders make them: each near one of some topics, and every language in its own cone."""
+    rng = np.random.default_rng(seed)
+    centers = unit_rows(rng, topics, dims)
+    cones = unit_rows(rng, len(LANGUAGES), dims)
+    codes = rng.integers(0, len(LANGUAGES), count).astype(np.uint16)
+    made = []
+    for code in codes:
+        tokens = centers[rng.integers(0, topics, rng.integers(1, 20))] + 0.7 * cones[code]
+        tokens = tokens + rng.standard_normal(tokens.shape) * 0.04
+        made.append((tokens / np.linalg.norm(tokens, axis=1, keepdims=True)).astype(np.float16))
+    return Ragged.of(made, dims), codes
+
+
+def offsets(ragged, codes):
+    owner = np.repeat(codes, np.diff(ragged.offsets))
+    values = ragged.values.astype(np.float32)
+    return {name: values[owner == i].mean(axis=0) for i, name in enumerate(LANGUAGES)}
+
+
+def coded(folder, ragged, codes, *, bits=4, frame=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    coding = Coding(bits, frame or offsets(ragged, codes))
+    write_coded(folder, [(ragged, codes, LANGUAGES, np.arange(len(ragged)))], LANGUAGES, coding)
+    return CodedTokens(folder, codes)
+
+
+def neutral(ragged, codes, frame):
+    """Take off each text's offset and bring it back to unit length, in float64."""
+    owner = np.repeat(codes, np.diff(ragged.offsets))
+    values = ragged.values.astype(np.float64) - np.stack([frame[x] for x in LANGUAGES])[owner]
+    return Ragged((values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32), ragged.offsets)
+
+
+def queries(ragged, count, *, seed=1):
+    """Draw queries: some tokens of some texts, a little moved."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for text in rng.choice(len(ragged), count):
+        own = ragged[int(text)].astype(np.float32)[: rng.integers(1, 9)]
+        moved = own + rng.standard_normal(own.shape) * 0.05
+        made.append((moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32))
+    return Ragged.of(made, ragged.values.shape[1])
+
+
+def search(view, asked, k, *, allowed=None, how=None, is_neutral=True):
+    allowed = np.ones(len(view), np.bool_) if allowed is None else allowed
+    order = np.arange(len(view))
+    return view.search(asked, k, allowed=allowed, neutral=is_neutral, how=how or LateSearch(), id_order=order)
+
+
+def exact(asked, texts_, k):
+    rows = np.arange(len(texts_))
+    filled = np.diff(texts_.offsets) > 0
+    scores = maxsim(asked, texts_)
+    return [best(rows[filled], s[filled], k, id_order=rows) for s in scores]
+
+
+def recall(found, wanted):
+    return np.mean(
+        [len({*a.rows.tolist()} & {*b.rows.tolist()}) / len(b.rows) for a, b in zip(found, wanted, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(("bits", "cosine"), [(2, 0.85), (4, 0.985), (8, 0.9999)])
+@pytest.mark.parametrize("dims", [20, 32, 128])
+def test_codes_keep_directions(tmp_path, bits, cosine, dims):
+    ragged, codes = texts(200, dims)
+    frame = offsets(ragged, codes)
+    view = coded(tmp_path, ragged, codes, bits=bits)
+    raw = view.take(np.arange(len(ragged)))
+    assert raw.offsets.tolist() == ragged.offsets.tolist()
+    wanted, found = neutral(ragged, codes, frame).values, neutral(raw, codes, frame).values
+    assert np.mean(np.einsum("ij,ij->i", wanted, found)) > cosine
+    assert np.mean(np.einsum("ij,ij->i", ragged.values.astype(np.float32), raw.values.astype(np.float32))) > cosine
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([2, 4, 8]), st.integers(1, 6).map(lambda n: 16 * n), st.floats(1e-3, 30)
+)
+def test_a_code_is_nearer_than_one_with_a_bit_less_and_says_nothing_of_length(seed, bits, dims, length):
+    rng = np.random.default_rng(seed)
+    vectors = unit_rows(rng, 20, dims)
+    codes, _ = encode(vectors, bits)
+    again, _ = encode(vectors * np.float32(2.0), bits)
+    np.testing.assert_array_equal(codes, again)  # a power of two changes no rounding
+    assert codes.shape == (20, dims * bits // 32)
+    assert encode(np.zeros((1, dims), np.float32), bits)[1].tolist() == [0]
+
+
+def test_scores_are_maxsim_of_what_the_codes_say(tmp_path):
+    ragged, codes = texts(300)
+    frame = offsets(ragged, codes)
+    view = coded(tmp_path, ragged, codes)
+    asked = queries(ragged, 20)
+    raw = view.take(np.arange(len(ragged)))
+    for is_neutral, said in ((True, neutral(raw, codes, frame)), (False, raw)):
+        scores = maxsim(asked, said)
+        for i, ranked in enumerate(search(view, asked, 300, is_neutral=is_neutral)):
+            assert len(ranked.rows) == 300
+            # take() rounds to float16 and neutral() makes unit vectors of what is a little shorter.
+            np.testing.assert_allclose(ranked.scores, scores[i, ranked.rows], rtol=0.01, atol=0.02)
+            assert np.all(np.diff(ranked.scores) <= 0)
+
+
+@pytest.mark.parametrize(("bits", "least"), [(4, 0.85), (8, 0.94)])
+def test_a_search_finds_what_exact_maxsim_finds(tmp_path, bits, least):
+    ragged, codes = texts(6000, topics=2000)
+    frame = offsets(ragged, codes)
+    view = coded(tmp_path, ragged, codes, bits=bits)
+    texts_ = neutral(ragged, codes, frame)
+    asked = queries(texts_, 60)
+    found = search(view, asked, 10)
+    assert recall(found, exact(asked, texts_, 10)) >= least
+    few = search(view, asked, 10, how=LateSearch(cells=1, candidates=20))
+    assert recall(few, exact(asked, texts_, 10)) < recall(found, exact(asked, texts_, 10))
+
+
+def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes(tmp_path, monkeypatch):
+    ragged, codes = texts(3000, topics=800)
+    view = coded(tmp_path, ragged, codes)
+    asked = queries(ragged, 30)
+    batch = search(view, asked, 10)
+    alone = [search(view, asked.take(np.array([i])), 10)[0] for i in range(len(asked))]
+    monkeypatch.setattr(cells_module, "cpu_count", lambda: 7)
+    threads = search(view, asked, 10)
+    for found in (alone, threads):
+        for a, b in zip(batch, found, strict=True):
+            assert a.rows.tolist() == b.rows.tolist()
+            assert a.scores.tobytes() == b.scores.tobytes()
+
+
+def test_the_same_texts_give_the_same_files(tmp_path, monkeypatch):
+    ragged, codes = texts(2000)
+    coded(tmp_path / "a", ragged, codes)
+    monkeypatch.setattr(cells_module, "cpu_count", lambda: 1)
+    coded(tmp_path / "b", ragged, codes)
+    assert state(tmp_path / "a") == state(tmp_path / "b")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0), st.sampled_from([1, 10, 400]))
+def test_a_filter_is_exact_and_never_short(tmp_path_factory, seed, share, k):
+    view, asked, said = _shared(tmp_path_factory)
+    allowed = np.random.default_rng(seed).random(len(view)) < share
+    found = search(view, asked, k, allowed=allowed)
+    possible = int(np.count_nonzero(allowed & (np.diff(view.offsets) > 0)))
+    for i, ranked in enumerate(found):
+        assert len(ranked.rows) == len(set(ranked.rows.tolist())) == min(k, possible)
+        assert allowed[ranked.rows].all()
+        np.testing.assert_allclose(ranked.scores, said[i, ranked.rows], rtol=0.01, atol=0.02)
+    if 0 < possible:
+        wanted = np.where(allowed, said, -np.inf).max(axis=1)
+        best_found = np.array([ranked.scores[0] for ranked in found])
+        assert np.mean(best_found >= wanted - 0.05) >= 0.95
+
+
+_kept = {}
+
+
+def _shared(factory):
+    if not _kept:
+        ragged, codes = texts(4000, topics=1000)
+        view = coded(factory.mktemp("filter"), ragged, codes)
+        asked = queries(ragged, 20)
+        said = maxsim(asked, neutral(view.take(np.arange(len(view))), codes, offsets(ragged, codes)))
+        _kept["all"] = view, asked, said
+    return _kept["all"]
+
+
+def test_texts_without_tokens_are_nowhere_and_equal_texts_tie(tmp_path):
+    ragged, codes = texts(50)
+    parts = [ragged[i] for i in range(50)]
+    parts[3] = parts[40] = np.zeros((0, 32), np.float16)
+    parts[20], codes[20] = parts[7], codes[7]
+    made = Ragged.of(parts, 32)
+    view = coded(tmp_path, made, codes)
+    for ranked in search(view, queries(ragged, 5), 60):
+        assert len(ranked.rows) == 48
+        assert not {3, 40} & {*ranked.rows.tolist()}
+        at = ranked.rows.tolist().index(20)
+        assert ranked.rows[at + 1] == 7  # of equals the greater id first
+        assert ranked.scores[at] == ranked.scores[at + 1]
+
+
+def test_what_is_coded_is_copied_and_what_has_drifted_is_coded_anew(tmp_path):
+    ragged, codes = texts(600)
+    frame = offsets(ragged, codes)
+    view = coded(tmp_path / "a", ragged, codes, frame=frame)
+    rows = np.arange(0, 600, 2)
+    near = {x: o + np.float32(DRIFT / 2 / np.sqrt(32)) for x, o in frame.items()}
+    far = {**frame, "sw": frame["sw"] + np.float32(2 * DRIFT / np.sqrt(32))}
+    for name, moved, same in (("b", near, True), ("c", far, False)):
+        (tmp_path / name).mkdir()
+        write_coded(tmp_path / name, [(view, codes, LANGUAGES, rows)], LANGUAGES, Coding(4, moved))
+        copy = CodedTokens(tmp_path / name, codes[rows])
+        kept = view.pieces(rows)
+        assert np.array_equal(copy.coded.codes, kept[0]) == same
+        assert np.array_equal(copy.frame, view.frame) == same
+        a, b = view.take(rows), copy.take(np.arange(len(rows)))
+        cosines = np.einsum("ij,ij->i", a.values.astype(np.float32), b.values.astype(np.float32))
+        assert cosines.min() > 0.93
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 40))
+def test_every_token_lies_in_one_cell_near_it(seed, count, cells):
+    vectors = unit_rows(np.random.default_rng(seed), count, 16)
+    made = Cells.train(vectors, cells)
+    assert 1 <= len(made.centers) <= count
+    assert made.starts[-1] == len(made.centers)
+    found = made.assign(vectors)
+    assert found.max() < len(made.centers)
+    np.testing.assert_allclose(np.linalg.norm(made.centers, axis=1), 1, atol=1e-5)
+    own = np.einsum("ij,ij->i", vectors, made.centers[found])
+    assert np.mean(own >= np.median(vectors @ made.centers.T, axis=1) - 1e-5) > 0.8
+
+
+def test_cells_list_each_text_once(tmp_path):
+    ragged, codes = texts(500)
+    coded(tmp_path, ragged, codes)
+    starts, listed = np.load(tmp_path / "late.starts.npy"), np.load(tmp_path / "late.texts.npy")
+    cells = np.load(tmp_path / "late.cells.npy")
+    owner = np.repeat(np.arange(500), np.diff(ragged.offsets))
+    for cell in range(len(starts) - 1):
+        assert listed[starts[cell] : starts[cell + 1]].tolist() == sorted({*owner[cells == cell].tolist()})
+
+
+def test_lanes_do_not_matter(tmp_path):
+    """Queries of every number of tokens, so that padding shows."""
+    ragged, codes = texts(100)
+    view = coded(tmp_path, ragged, codes, bits=8)
+    said = neutral(view.take(np.arange(100)), codes, offsets(ragged, codes))
+    vectors = unit_rows(np.random.default_rng(5), 3 * kernels.LANES + 1, 32)
+    for tokens in range(1, len(vectors) + 1):
+        asked = Ragged.of([vectors[:tokens]], 32)
+        (found,) = search(view, asked, 100)
+        np.testing.assert_allclose(found.scores, maxsim(asked, said)[0, found.rows], rtol=0.01, atol=0.02)
+
+
+# Collections
+
+
+@pytest.fixture
+def small_views(monkeypatch):
+    """Code the late view from 100 tokens on."""
+    monkeypatch.setattr(collection_module, "EXACT_TOKENS", 100)
+
+
+WRITING = Writing(ToyEncoder(), identify)
+
+
+def late_folders(folder):
+    return sorted(p.name for p in (folder / "segments").iterdir() if (p / "late.codes.npy").exists())
+
+
+def test_an_add_codes_what_is_large_and_keeps_what_is_small_exact(tmp_path, small_views, small_batches):
+    made = documents(120)
+    snapshot = build(tmp_path / "c", made[:100])
+    for start in range(100, 121, 4):
+        assert sum(snapshot.late_tokens(coded=True)) > 400
+        assert sum(snapshot.late_tokens(coded=False)) <= 100
+        assert len(late_folders(tmp_path / "c")) <= 4
+        Collection(tmp_path / "c").add(made[start : start + 4], WRITING)
+        snapshot = Snapshot.open(tmp_path / "c")
+    assert len(snapshot) == 120
+    assert Collection(tmp_path / "c").verify() == []
+    assert sum(snapshot.late_tokens(coded=True)) + sum(snapshot.late_tokens(coded=False)) == sum(
+        len(d.text.split()) for d in made
+    )
+
+
+def test_what_was_killed_before_coding_is_coded_by_the_next_run(tmp_path, small_views, monkeypatch):
+    made = documents(60)
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "_code", lambda self: None)
+        build(tmp_path / "c", made)
+    assert late_folders(tmp_path / "c") == []
+    report = Collection(tmp_path / "c").add(made, WRITING)
+    assert (report.unchanged, len(late_folders(tmp_path / "c"))) == (60, 1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["add", "delete", "compact"]), st.integers(0, 50)), max_size=8))
+def test_adds_deletes_and_compacts_find_what_a_fresh_build_finds(tmp_path_factory, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection_module, "EXACT_TOKENS", 100)
+        folder = tmp_path_factory.mktemp("steps")
+        pool = documents(200)
+        live = {d.id: d for d in pool[:60]}
+        build(folder / "c", list(live.values()))
+        collection = Collection(folder / "c")
+        for step, at in steps:
+            if step == "add":
+                new = pool[3 * at : 3 * at + 25]
+                collection.add(new, WRITING)
+                live |= {d.id: d for d in new}
+            elif step == "delete":
+                gone = list(live)[at : at + 10]
+                collection.delete(gone)
+                live = {x: d for x, d in live.items() if x not in gone}
+            else:
+                collection.compact()
+        snapshot = Snapshot.open(folder / "c")
+        assert collection.verify() == []
+        assert {snapshot.ids(np.flatnonzero(snapshot.live))[i] for i in range(len(snapshot))} == set(live)
+        patch.setattr(collection_module, "EXACT_TOKENS", 1 << 30)
+        fresh = build(folder / "fresh", list(live.values()))
+        found, wanted = hits(snapshot, k=len(live)), hits(fresh, k=len(live))
+        for asked in (x for x in wanted if x[0].startswith("late True")):
+            a, b = dict(found[asked]), dict(wanted[asked])
+            assert a.keys() == b.keys()
+            # Rounding, and offsets that may lag: the ranking as a whole is the same.
+            scores = np.array([[a[x], b[x]] for x in a])
+            if len(scores) > 10 and scores[:, 1].std() > 0.1:
+                assert np.corrcoef(scores.T)[0, 1] > 0.9
+        same_hits(
+            {x: y for x, y in found.items() if not x[0].startswith("late")},
+            {x: y for x, y in wanted.items() if not x[0].startswith("late")},
+        )
+
+
+def test_deleted_documents_are_gone_at_once_and_centroids_are_those_of_the_rest(tmp_path, small_views):
+    made = documents(80)
+    build(tmp_path / "c", made)
+    collection = Collection(tmp_path / "c")
+    before = Snapshot.open(tmp_path / "c")
+    first = hits(before)[("late True", "a cat and a dog")][0][0]
+    collection.delete([first, *(d.id for d in made[40:])])
+    after = Snapshot.open(tmp_path / "c")
+    assert first not in dict(hits(after)[("late True", "a cat and a dog")])
+    lagging = {x: after.centroids("late").offset(x) for x in after.language_counts}
+    collection.compact()
+    compacted = Snapshot.open(tmp_path / "c")
+    assert late_folders(tmp_path / "c")
+    for name, offset in lagging.items():
+        np.testing.assert_allclose(offset, compacted.centroids("late").offset(name), atol=0.02)
+
+
+def test_a_collection_that_becomes_multilingual_is_coded_anew(tmp_path, small_views):
+    build(tmp_path / "c", documents(60, languages=("en",)))
+    alone = Snapshot.open(tmp_path / "c")
+    np.testing.assert_array_equal(alone.segments[0].vectors["late"].frame, 0)
+    assert not alone.drifted
+    others = documents(20, languages=("de", "th", "ar"), prefix="x", seed=3)
+    Collection(tmp_path / "c").add(others[:4], WRITING)
+    Collection(tmp_path / "c").add(others[4:], WRITING)
+    collection = Collection(tmp_path / "c")
+    collection.compact()
+    mixed = Snapshot.open(tmp_path / "c")
+    assert not mixed.drifted
+    assert np.abs(mixed.segments[0].vectors["late"].frame).max() > DRIFT
+
+
+def test_threads_search_while_one_adds(tmp_path, small_views):
+    made = documents(400)
+    build(tmp_path / "c", made[:200])
+    problems, stop = [], threading.Event()
+
+    def work():
+        try:
+            while not stop.is_set():
+                snapshot = Snapshot.open(tmp_path / "c")
+                first, second = hits(snapshot), hits(snapshot)
+                assert first == second
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for start in range(200, 400, 40):
+        Collection(tmp_path / "c").add(made[start : start + 40], WRITING)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert len(Snapshot.open(tmp_path / "c")) == 400
+
+
+def test_an_open_snapshot_outlives_the_files_of_its_codes(tmp_path, small_views):
+    made = documents(80)
+    snapshot = build(tmp_path / "c", made)
+    before = hits(snapshot)
+    shutil.rmtree(tmp_path / "c" / "segments")
+    assert hits(snapshot) == before
+
+
+def test_a_query_in_a_language_that_is_not_coded(tmp_path, small_views):
+    snapshot = build(tmp_path / "c", [*documents(60, languages=("de", "en")), Document("t", "สุนัข แมว", lang="th")])
+    assert dict(hits(snapshot)[("late True", "สุนัข แมว")])["t"] == max(
+        dict(hits(snapshot)[("late True", "สุนัข แมว")]).values()
+    )
