@@ -50,6 +50,9 @@ class Cells:
     @classmethod
     def train(cls, sample: NDArray[np.float32], count: int) -> Cells:
         """Learn about ``count`` cells from unit vectors (m, d); the same vectors give the same cells."""
+        if not len(sample):
+            nowhere = np.zeros((1, sample.shape[1]), np.float32)
+            return cls(nowhere, np.array([0, 1], np.int64), nowhere)
         count = max(1, min(count, len(sample), MOST))
         top = _kmeans(sample, max(1, round(np.sqrt(count))))
         owner = np.empty(len(sample), np.uint32)

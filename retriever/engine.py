@@ -188,6 +188,7 @@ def build_collection(
     encoder: str | None = None,
     backend: str = "torch",
     batch_size: int = 32,
+    late_bits: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BuildReport:
     """Build a collection, or go on with one that was begun or is to grow.
@@ -199,16 +200,17 @@ def build_collection(
         encoder: name or folder; None for the collection's own, or the bundled model.
         backend: what runs the encoder.
         batch_size: texts in one forward pass.
+        late_bits: 2, 4 or 8 for a dimension, where the late view is large; None for the collection's own, or 4.
         on_progress: called with the number of documents done.
 
     Raises:
-        UsageError: the collection exists with other views.
+        UsageError: the collection exists with other views or bits.
         InputError: a document id that stands twice.
         CollectionError: it was built with another encoder, or somebody else is writing.
     """
     started = time.perf_counter()
     collection, model = _open_or_create(
-        folder, views, encoder, lambda name: Encoder.load(name, backend=backend, batch_size=batch_size)
+        folder, views, encoder, late_bits, lambda name: Encoder.load(name, backend=backend, batch_size=batch_size)
     )
     writing = Writing(model, identifier().identify, on_progress=on_progress)
     report = collection.add(documents, writing)
@@ -216,15 +218,19 @@ def build_collection(
 
 
 def _open_or_create(
-    folder: Path, views: Sequence[str], encoder: str | None, load: Callable[[str], Encoder]
+    folder: Path, views: Sequence[str], encoder: str | None, late_bits: int | None, load: Callable[[str], Encoder]
 ) -> tuple[Collection, Encoder | None]:
     try:
         manifest = Manifest.read(folder)
     except NotFoundError:
         model = load(encoder or BUNDLED) if set(views) - {"bm25"} else None
-        return Collection.create(folder, views, model), model
+        return Collection.create(folder, views, model, late_bits=late_bits or 4), model
     if set(views) != set(manifest.views):
         raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")
+    if late_bits not in (None, manifest.late_bits):
+        raise UsageError(
+            f"{folder} exists with {manifest.late_bits} bits: leave --late-bits out or name another folder"
+        )
     if manifest.encoder is None:
         return Collection(folder), None
     model = load(encoder or manifest.encoder["model"])

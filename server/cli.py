@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data.errors import PolyseekError, UsageError
+from index.coding import BITS
 from index.segment import VIEWS
 from server import commands
 
@@ -106,6 +107,8 @@ def _add_index(sub: Any) -> None:  # noqa: ANN401
     _add_encoder(made)
     made.add_argument("--batch-size", type=_positive, default=32, metavar="N",
                       help="texts in one forward pass (default: %(default)s)")  # fmt: skip
+    made.add_argument("--late-bits", type=int, choices=BITS, metavar="BITS",
+                      help="a dimension of large late views: 2 (smallest), 4 (default), 8")  # fmt: skip
 
 
 def _add_changes(sub: Any) -> None:  # noqa: ANN401

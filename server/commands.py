@@ -43,7 +43,7 @@ def demo(arguments: Namespace) -> None:
     # An update of the model gets a collection of its own. The page knows the demo by its name.
     arguments.folder = arguments.to = model.parent / "collections" / model.name / "demo"
     arguments.inputs, arguments.views = [str(demo_folder())], VIEWS
-    arguments.encoder, arguments.backend, arguments.batch_size = None, "torch", 32
+    arguments.encoder, arguments.backend, arguments.batch_size, arguments.late_bits = None, "torch", 32, None
     index(arguments)
     serve(arguments)
 
@@ -58,7 +58,7 @@ def index(arguments: Namespace) -> Result:
 def add(arguments: Namespace) -> Result:
     """Check all inputs, then add them to a collection that exists."""
     views = Snapshot.open(arguments.folder).manifest.views
-    arguments.batch_size = 32
+    arguments.batch_size, arguments.late_bits = 32, None
     with Inputs(arguments.inputs) as inputs:
         total = inputs.check()
         return _build(arguments, inputs, total, folder=arguments.folder, views=views)
@@ -206,7 +206,7 @@ def _build(arguments: Namespace, inputs: Inputs, total: int, *, folder: Path, vi
 
         report = build_collection(
             inputs, folder, views=views, encoder=arguments.encoder, backend=arguments.backend,
-            batch_size=arguments.batch_size, on_progress=on_progress,
+            batch_size=arguments.batch_size, late_bits=arguments.late_bits, on_progress=on_progress,
         )  # fmt: skip
     return {
         "folder": str(folder),

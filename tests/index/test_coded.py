@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import index.cells as cells_module
 import index.collection as collection_module
+from data.errors import UsageError
 from data.records import Document
 from index import kernels
 from index.cells import Cells
@@ -412,6 +413,28 @@ def test_an_open_snapshot_outlives_the_files_of_its_codes(tmp_path, small_views)
     before = hits(snapshot)
     shutil.rmtree(tmp_path / "c" / "segments")
     assert hits(snapshot) == before
+
+
+def test_a_coded_segment_may_lose_all_its_tokens(tmp_path, small_views):
+    made = documents(60)
+    build(tmp_path / "c", [*made, Document("empty", "")])
+    collection = Collection(tmp_path / "c")
+    collection.delete([d.id for d in made])
+    collection.compact()
+    snapshot = Snapshot.open(tmp_path / "c")
+    assert (len(snapshot), snapshot.late_tokens(coded=True)) == (1, [0])
+    assert hits(snapshot)[("late True", "a cat and a dog")] == []
+    assert collection.verify() == []
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bits_are_chosen_at_creation_and_kept(tmp_path, small_views, bits):
+    collection = Collection.create(tmp_path / "c", ["late"], ToyEncoder(), late_bits=bits)
+    collection.add(documents(60), WRITING)
+    collection.compact()
+    assert Snapshot.open(tmp_path / "c").segments[0].vectors["late"].bits == bits
+    with pytest.raises(UsageError, match="3 bits"):
+        Collection.create(tmp_path / "d", ["late"], ToyEncoder(), late_bits=3)
 
 
 def test_a_query_in_a_language_that_is_not_coded(tmp_path, small_views):
