@@ -80,6 +80,9 @@ def write_coded(folder: Path, sources: Sequence[Source], languages: Sequence[str
                     ragged = vectors.take(some)
                     offsets = np.repeat(table[spoken[some]], np.diff(ragged.offsets), axis=0)
                     directions, sizes = _directions(ragged.values.astype(np.float32) - offsets)
+                    # Encoders give unit vectors. What float16 changed of that would make the two positions of the
+                    # neutral switch differ in a collection of one language.
+                    sizes[~offsets.any(axis=1)] = packing.FIXED
                     codes, widths = encode(directions @ rotation, coding.bits)
                 all_codes.append(codes)
                 all_widths.append(widths)

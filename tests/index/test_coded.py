@@ -21,7 +21,7 @@ from index.maxsim import maxsim
 from index.ragged import Ragged
 from index.ranking import best
 from index.snapshot import Snapshot
-from tests.index.toy import ToyEncoder, build, documents, hits, identify, same_hits, state, unit_rows
+from tests.index.toy import QUERIES, ToyEncoder, build, documents, hits, identify, same_hits, state, unit_rows
 
 LANGUAGES = ("de", "en", "sw")
 
@@ -371,6 +371,10 @@ def test_a_collection_that_becomes_multilingual_is_coded_anew(tmp_path, small_vi
     alone = Snapshot.open(tmp_path / "c")
     np.testing.assert_array_equal(alone.segments[0].vectors["late"].frame, 0)
     assert not alone.drifted
+    found = hits(alone)  # in one language the switch changes nothing, to the last bit
+    for text, language in QUERIES[:2]:
+        if language == "en":
+            assert found[("late True", text)] == found[("late False", text)] != []
     others = documents(20, languages=("de", "th", "ar"), prefix="x", seed=3)
     Collection(tmp_path / "c").add(others[:4], WRITING)
     Collection(tmp_path / "c").add(others[4:], WRITING)
