@@ -1,10 +1,16 @@
 """What several test packages share: the bundled model and tiny ones, loaded once, the demo collection, built once."""
 
+import signal
+
 import pytest
 
 from data.readers import demo_folder, read_documents
 from retriever.encoder import Encoder
 from retriever.engine import Engine, build_collection
+
+# A shell that runs the tests in its background has them ignore SIGINT, and the commands that they start would inherit
+# that and never hear Ctrl-C. A signal with a handler is back at its default in a new program.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
