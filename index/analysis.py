@@ -166,7 +166,8 @@ def _normalized(text: str, lang: str) -> str:
 
 
 def _digit(match: regex.Match[str]) -> str:
-    return str(decimal(match.group()))
+    # regex may know a later Unicode than Python: the digits of its new scripts stay as they are.
+    return str(decimal(match.group(), match.group()))
 
 
 def _bigrams(run: str) -> list[str]:
