@@ -40,9 +40,9 @@ from index.storage import read_array
 
 # Tokens that are decoded at a time: 8 MB with 128 dims.
 CHUNK = 1 << 14
-# A token whose cell is farther from every query token than another token's cell by this, of `kernels.LEVELS`, is not
-# compared in the first round. XQuAD-R: 28 leaves half of the tokens out and no recall@10, 20 loses .0015, 10 .0035.
-MARGIN = 28
+# Texts that are scored by their cells, for each that is scored by its nearest tokens; and texts that are scored by
+# those, for each that is wanted.
+INTERACT, FINAL = 3, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +51,19 @@ class LateSearch:
 
     Attributes:
         cells: that each query token looks into.
-        candidates: texts that are scored by their codes; four times as many are scored by their cells.
+        candidates: texts that are scored by some of their codes; three times as many are scored by their cells.
     """
 
     cells: int = 8
-    candidates: int = 320
+    candidates: int = 480
 
-    def deep(self, k: int) -> LateSearch:
-        """Return what finds ``k`` texts: half as many again are scored by their codes."""
-        return LateSearch(self.cells, max(self.candidates, k + k // 2))
+    def deep(self, k: int, share: float) -> LateSearch:
+        """Return what finds the best ``k`` in a ``share`` of all texts.
 
-
-@dataclass(slots=True)
-class _Scratch:
-    """The memory of one search: 20 bytes a text."""
-
-    gains: NDArray[np.float32]
-    seen: NDArray[np.int32]
-    found: NDArray[np.int64]
-    pair: NDArray[np.float32]
+        Candidates make up for the noise of cells, which lets a part of the texts overtake the right ones, so that
+        a share of the texts needs as large a share of the candidates; but half as many again as are wanted.
+        """
+        return LateSearch(self.cells, max(int(self.candidates * share), k + k // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +96,16 @@ class CodedTokens:
 
     def __init__(self, folder: Path, languages: NDArray[np.uint16]) -> None:
         """Map the files; ``languages`` (n,) points into the frame."""
-        names = ("codes", "widths", "lengths", "offsets", "cells", "centers", "starts", "texts", "rotation", "frame")
+        names = ("codes", "widths", "lengths", "offsets", "cells", "starts", "texts")
         found = {name: read_array(folder / f"late.{name}.npy") for name in names}
-        self.dims, wide = found["rotation"].shape
+        self.frame = read_array(folder / "late.frame.npy")
+        self.rotation = read_array(folder / "late.rotation.npy")
+        self._stored_centers = read_array(folder / "late.centers.npy")
+        self.dims, wide = self.rotation.shape
         self.bits = 32 * found["codes"].shape[1] // wide
         self.offsets = found["offsets"]
-        self.frame = found["frame"]
-        self.rotation = found["rotation"]
-        self.coded = packing.Coded(
-            found["codes"], self.bits, found["widths"], found["lengths"], found["offsets"], np.asarray(languages)
-        )
-        self._cells, self._starts, self._texts = found["cells"], found["starts"], found["texts"]
-        self._stored_centers = found["centers"]
-        self._scratch: queue.SimpleQueue[_Scratch] = queue.SimpleQueue()
+        self.coded = packing.Coded(bits=self.bits, languages=np.asarray(languages), **found)
+        self._tallies: queue.SimpleQueue[kernels.Tally] = queue.SimpleQueue()
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -161,6 +152,7 @@ class CodedTokens:
         neutral: bool,
         how: LateSearch,
         id_order: NDArray[np.int64],
+        share_of_all: float = 1.0,
     ) -> list[Ranked]:
         """Return the best texts for every query, on all cores.
 
@@ -171,41 +163,29 @@ class CodedTokens:
             neutral: language-neutral ranking.
             how: how hard to look.
             id_order: (n,) for ties, see `index.ranking`.
+            share_of_all: the part that these texts make up of all that are searched.
         """
         allowed = allowed & self._filled
         rows = np.flatnonzero(allowed)
-        how = how.deep(min(k, len(rows)))
+        how = how.deep(min(k, len(rows)), share_of_all)
         few = len(rows) <= 2 * how.candidates
 
         def work(i: int) -> Ranked:
             query = _Query.of(queries[i], self, neutral=neutral)
-            scratch = self._borrow()
-            try:
-                chosen = rows
-                if not few:
-                    chosen = self._promising(query, allowed, len(rows), min(k, len(rows)), how, scratch, neutral)
-                scores = np.empty(len(chosen), np.float32)
-                row = np.empty(len(query.vectors), np.float32)
-                kernels.maxsim(query.vectors, query.bias, self.coded, neutral, chosen, scratch.pair, row, scores)
-            finally:
-                self._scratch.put(scratch)
+            chosen = rows
+            if not few:
+                chosen = self._promising(query, allowed, len(rows), min(k, len(rows)), how, neutral)
+            scores = np.empty(len(chosen), np.float32)
+            kernels.maxsim(query.vectors, query.bias, self.coded, neutral, chosen, scores)
             return best(chosen, scores, k, id_order=id_order)
 
         return share(range(len(queries)), work) if len(rows) and k > 0 else [NOTHING] * len(queries)
 
     def _promising(
-        self,
-        query: _Query,
-        allowed: NDArray[np.bool_],
-        possible: int,
-        k: int,
-        how: LateSearch,
-        scratch: _Scratch,
-        neutral: bool,
+        self, query: _Query, allowed: NDArray[np.bool_], possible: int, k: int, how: LateSearch, neutral: bool
     ) -> Rows:
         """Return some of the ``possible`` allowed texts, ascending, at least ``k``, likely to have the best ``k``."""
         bonus = query.bias.sum(axis=1) / self._mean_length
-        languages = self.coded.languages
         # A filter leaves fewer texts in every cell, so more cells are looked into.
         cells = min(int(how.cells * (len(self) / possible) ** 0.5), len(self._centers))
         while True:
@@ -213,26 +193,38 @@ class CodedTokens:
             similarities = np.empty((len(query.vectors), cells), np.float32)
             names = np.empty((len(query.vectors), cells), np.int64)
             kernels.compare(query.vectors, self._centers, levels, similarities, names)
-            count = kernels.gather(
-                similarities, names, query.tokens, self._starts, self._texts, bonus, languages, allowed,
-                scratch.gains, scratch.seen, scratch.found,
-            )  # fmt: skip
-            if count >= k or cells == len(self._centers):
+            rows, gains = self._gather(similarities, names, query.tokens, bonus, allowed)
+            if len(rows) >= k or cells == len(self._centers):
                 break
             cells = min(cells * 4, len(self._centers))
-        rows = scratch.found[:count]
-        rows = _greatest(rows, scratch.gains[rows], 4 * how.candidates)
+        rows = _greatest(rows, gains, INTERACT * how.candidates)
         scores = np.empty(len(rows), np.float32)
-        levels_row, row = np.empty(levels.shape[1], np.uint8), np.empty(len(query.vectors), np.float32)
-        kernels.interact(levels, bonus, self._cells, self.offsets, languages, rows, levels_row, scores)
+        kernels.interact(levels, bonus, self.coded, rows, scores)
         rows = np.sort(_greatest(rows, scores, how.candidates))
-        if 2 * k >= len(rows):
+        if FINAL * k >= len(rows):
             return rows
-        kernels.maxsim_near(
-            query.vectors, query.bias, self.coded, neutral, levels, self._cells, MARGIN, rows,
-            scratch.pair, row, levels_row, scores,
-        )  # fmt: skip
-        return np.sort(_greatest(rows, scores[: len(rows)], 2 * k))
+        kernels.maxsim_near(query.vectors, query.bias, self.coded, neutral, levels, rows, scores)
+        return np.sort(_greatest(rows, scores[: len(rows)], FINAL * k))
+
+    def _gather(
+        self,
+        similarities: NDArray[np.float32],
+        names: NDArray[np.int64],
+        tokens: int,
+        bonus: NDArray[np.float32],
+        allowed: NDArray[np.bool_],
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        """Return the texts of the nearest cells and what they gain, see `kernels.gather`."""
+        try:
+            tally = self._tallies.get_nowait()
+        except queue.Empty:  # 20 bytes a text
+            n = len(self)
+            tally = kernels.Tally(np.empty(n, np.float32), np.full(n, -1, np.int32), np.empty(n, np.int64))
+        count = kernels.gather(similarities, names, tokens, self.coded, bonus, allowed, tally)
+        rows = tally.found[:count].copy()
+        gains = tally.gains[rows]
+        self._tallies.put(tally)
+        return rows, gains
 
     @cached_property
     def _filled(self) -> NDArray[np.bool_]:
@@ -247,16 +239,6 @@ class CodedTokens:
         sample = self.coded.lengths[:: max(1, len(self.coded.lengths) // 4096)]
         return np.float32(max(sample.mean(dtype=np.float64) / packing.FIXED, 1e-6))
 
-    def _borrow(self) -> _Scratch:
-        try:
-            return self._scratch.get_nowait()
-        except queue.Empty:
-            n = len(self)
-            return _Scratch(
-                np.empty(n, np.float32), np.full(n, -1, np.int32), np.empty(n, np.int64),
-                np.empty((2, self.rotation.shape[1]), np.float32),
-            )  # fmt: skip
-
     def _raw(self, first: int, last: int) -> Ragged:
         """Return the vectors of the texts from ``first`` to ``last`` as the encoder made them."""
         begin, end = int(self.offsets[first]), int(self.offsets[last])
@@ -269,12 +251,12 @@ class CodedTokens:
     def _directions(self, begin: int, end: int) -> NDArray[np.float32]:
         """Return the vectors of tokens as they are compared, rotated."""
         values = np.empty((end - begin, self.rotation.shape[1]), np.float32)
-        packing.decode(self.coded, begin, end, values)
+        packing.decode(self.coded.codes[begin:end], self.bits, self.coded.widths[begin:end], values)
         return values
 
 
 def _greatest(rows: Rows, scores: NDArray[np.float32], most: int) -> Rows:
     """Return the rows with the ``most`` greatest scores, in any order."""
     if len(rows) <= most:
-        return rows.copy()
+        return rows
     return rows[np.argpartition(scores, len(scores) - most)[len(scores) - most :]]

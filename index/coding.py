@@ -128,19 +128,17 @@ def _write_cells(folder: Path, texts: NDArray[np.int64], dims: int, bits: int) -
     """Learn the cells from what was coded, and write where every token lies."""
     total = int(texts[-1])
     codes, widths = read_array(folder / "late.codes.npy"), read_array(folder / "late.widths.npy")
-    coded = packing.Coded(codes, bits, widths, widths, texts, np.zeros(len(texts) - 1, np.uint16))
     count = max(1, int(CELLS * total**0.5))
     drawn = np.sort(np.random.default_rng(SEED).choice(total, min(total, count * SAMPLE), replace=False))
-    some = packing.Coded(codes[drawn], bits, widths[drawn], widths[drawn], texts, coded.languages)
     sample = np.empty((len(drawn), dims), np.float32)
-    packing.decode(some, 0, len(drawn), sample)
+    packing.decode(codes[drawn], bits, widths[drawn], sample)
     cells = Cells.train(_directions(sample)[0], count)
     del sample
     of_token = np.empty(total, np.uint16)
     for begin in range(0, total, 16 * CHUNK):
         end = min(begin + 16 * CHUNK, total)
         values = np.empty((end - begin, dims), np.float32)
-        packing.decode(coded, begin, end, values)
+        packing.decode(codes[begin:end], bits, widths[begin:end], values)
         of_token[begin:end] = cells.assign(values)
     write_array(folder / "late.cells.npy", of_token)
     write_array(folder / "late.centers.npy", cells.centers.astype(np.float16))

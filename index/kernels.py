@@ -1,14 +1,15 @@
 """The inner loops of late-interaction search, compiled by Numba and kept in its cache.
 
 All of them run on one thread and without the interpreter's lock. Work is shared out among threads by text, so that no
-result depends on how many there are; every sum is made in one order. Nothing is allocated for a passage: the callers
-bring the memory.
+result depends on how many there are; every sum is made in one order. Nothing is allocated for a passage.
 
 Vectors are compared two by four, the most that AVX2's sixteen registers hold: 4.3 ns for 128 dims on one core, where
 one by one takes 11 ns and NumPy's BLAS, for sixteen query tokens, 8.8 ns.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,20 @@ LANES = 4
 LEVELS = 255
 
 NOWHERE = -1e30
+
+
+class Tally(NamedTuple):
+    """The memory of :func:`gather`.
+
+    Attributes:
+        gains: (n,) what each text found has gained.
+        seen: (n,) of -1, and so it is left.
+        found: (n,) the texts.
+    """
+
+    gains: F32
+    seen: NDArray[np.int32]
+    found: I64
 
 
 @compiled
@@ -70,6 +85,24 @@ def _insert(scores: F32, names: I64, found: int, most: int, score: np.float32, n
 
 
 @compiled
+def _tile(queries: F32, i: int, x: F32, y: F32) -> tuple[np.float32, ...]:
+    """Return what two vectors have in common with the :data:`LANES` query tokens from ``i``: those of x, those of y."""
+    q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
+    s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = np.float32(0)
+    for k in range(len(x)):
+        v, w = x[k], y[k]
+        s0 += q0[k] * v
+        s1 += q1[k] * v
+        s2 += q2[k] * v
+        s3 += q3[k] * v
+        r0 += q0[k] * w
+        r1 += q1[k] * w
+        r2 += q2[k] * w
+        r3 += q3[k] * w
+    return s0, s1, s2, s3, r0, r1, r2, r3
+
+
+@compiled
 def compare(queries: F32, centers: F32, levels: U8, scores: F32, names: I64) -> None:
     """Compare a query's tokens with all cells.
 
@@ -81,23 +114,12 @@ def compare(queries: F32, centers: F32, levels: U8, scores: F32, names: I64) -> 
         scores: (P, m) gets the similarities of each token's nearest cells, nearest first; m <= C.
         names: (P, m) gets those cells.
     """
-    tokens, dims = queries.shape
+    tokens = len(queries)
     most, count = scores.shape[1], len(centers)
     for c in range(0, count, 2):
         x, y = centers[c], centers[min(c + 1, count - 1)]
         for i in range(0, tokens, LANES):
-            q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
-            s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = np.float32(0)
-            for k in range(dims):
-                a, b = x[k], y[k]
-                s0 += q0[k] * a
-                s1 += q1[k] * a
-                s2 += q2[k] * a
-                s3 += q3[k] * a
-                r0 += q0[k] * b
-                r1 += q1[k] * b
-                r2 += q2[k] * b
-                r3 += q3[k] * b
+            s0, s1, s2, s3, r0, r1, r2, r3 = _tile(queries, i, x, y)
             for lane, s in enumerate((s0, s1, s2, s3)):
                 levels[c, i + lane] = np.uint8(min(max(s, np.float32(0)), np.float32(1)) * np.float32(LEVELS))
                 if c < most or s > scores[i + lane, most - 1]:
@@ -111,17 +133,7 @@ def compare(queries: F32, centers: F32, levels: U8, scores: F32, names: I64) -> 
 
 @compiled
 def gather(
-    scores: F32,
-    names: I64,
-    tokens: int,
-    starts: I64,
-    texts: U32,
-    bonus: F32,
-    languages: U16,
-    allowed: NDArray[np.bool_],
-    gains: F32,
-    seen: NDArray[np.int32],
-    found: I64,
+    scores: F32, names: I64, tokens: int, coded: Coded, bonus: F32, allowed: NDArray[np.bool_], tally: Tally
 ) -> int:
     """Collect the allowed texts in the nearest cells of each query token, with what they gain over the unseen.
 
@@ -132,14 +144,10 @@ def gather(
         scores: (P, m) as :func:`compare` gives them.
         names: (P, m) likewise.
         tokens: how many of the P are real.
-        starts: (C + 1,) where each cell begins in ``texts``.
-        texts: the texts of each cell, each once.
+        coded: the n texts.
         bonus: (L,) what a text in each language has on top.
-        languages: (n,) each text's language, a row of ``bonus``.
         allowed: (n,) which texts may be found.
-        gains: (n,) gets the sum over query tokens of the best cell's score less the farthest cell's.
-        seen: (n,) of -1, and so it is left.
-        found: (n,) gets the texts.
+        tally: gets the texts, and the sum over query tokens of the best cell's score less the farthest cell's.
 
     Returns:
         how many there are.
@@ -150,62 +158,47 @@ def gather(
         floor = scores[i, most - 1]
         for p in range(most):
             gain, cell = scores[i, p] - floor, names[i, p]
-            for at in range(starts[cell], starts[cell + 1]):
-                text = texts[at]
-                last = seen[text]
+            for at in range(coded.starts[cell], coded.starts[cell + 1]):
+                text = coded.texts[at]
+                last = tally.seen[text]
                 if last == i or not allowed[text]:
                     continue  # a nearer cell has counted
                 if last < 0:
-                    gains[text] = bonus[languages[text]]
-                    found[count] = text
+                    tally.gains[text] = bonus[coded.languages[text]]
+                    tally.found[count] = text
                     count += 1
-                seen[text] = i
-                gains[text] += gain
+                tally.seen[text] = i
+                tally.gains[text] += gain
     for at in range(count):
-        seen[found[at]] = -1
+        tally.seen[tally.found[at]] = -1
     return count
 
 
 @compiled
-def interact(levels: U8, bonus: F32, cells: U16, offsets: I64, languages: U16, rows: I64, best: U8, out: F32) -> None:
+def interact(levels: U8, bonus: F32, coded: Coded, rows: I64, out: F32) -> None:
     """Score rows by MaxSim over the cells of their tokens, as PLAID does (Santhanam et al. 2022).
 
     Args:
         levels: (C, W) as :func:`compare` gives them.
         bonus: (L,) what a text in each language has on top.
-        cells: (T,) the cell of every token.
-        offsets: (n + 1,) where each text begins.
-        languages: (n,) each text's language.
+        coded: the texts.
         rows: (m,) texts.
-        best: (W,) for scratch.
         out: (m,) gets the scores.
     """
-    tokens = levels.shape[1]
+    best = np.empty(levels.shape[1], np.uint8)
     for r in range(len(rows)):
-        _nearest(levels, cells, offsets[rows[r]], offsets[rows[r] + 1], best)
+        _nearest(levels, coded.cells, coded.offsets[rows[r]], coded.offsets[rows[r] + 1], best)
         total = 0
-        for i in range(tokens):
+        for i in range(len(best)):
             total += best[i]
-        out[r] = np.float32(total) / np.float32(LEVELS) + bonus[languages[rows[r]]]
+        out[r] = np.float32(total) / np.float32(LEVELS) + bonus[coded.languages[rows[r]]]
 
 
 @compiled
 def _meet(queries: F32, x: F32, y: F32, a: np.float32, b: np.float32, best: F32) -> None:
     """Compare two vectors, times ``a`` and ``b``, with a query's tokens, and keep the best for each."""
-    tokens, dims = queries.shape
-    for i in range(0, tokens, LANES):
-        q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
-        s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = np.float32(0)
-        for k in range(dims):
-            v, w = x[k], y[k]
-            s0 += q0[k] * v
-            s1 += q1[k] * v
-            s2 += q2[k] * v
-            s3 += q3[k] * v
-            r0 += q0[k] * w
-            r1 += q1[k] * w
-            r2 += q2[k] * w
-            r3 += q3[k] * w
+    for i in range(0, len(queries), LANES):
+        s0, s1, s2, s3, r0, r1, r2, r3 = _tile(queries, i, x, y)
         best[i] = max(best[i], max(s0 * a, r0 * b))
         best[i + 1] = max(best[i + 1], max(s1 * a, r1 * b))
         best[i + 2] = max(best[i + 2], max(s2 * a, r2 * b))
@@ -220,7 +213,7 @@ def _scale(coded: Coded, t: int, neutral: bool) -> np.float32:
 
 
 @compiled
-def maxsim(queries: F32, bias: F32, coded: Coded, neutral: bool, rows: I64, pair: F32, best: F32, out: F32) -> None:
+def maxsim(queries: F32, bias: F32, coded: Coded, neutral: bool, rows: I64, out: F32) -> None:
     """Score one query against rows by MaxSim.
 
     Args:
@@ -229,15 +222,12 @@ def maxsim(queries: F32, bias: F32, coded: Coded, neutral: bool, rows: I64, pair
         coded: the vectors.
         neutral: compare directions without the offset of their language, or the vectors as the encoder made them.
         rows: (m,) texts; what one without tokens scores means nothing.
-        pair: (2, d) for scratch.
-        best: (P,) for scratch.
         out: (m,) gets the scores.
     """
-    tokens = len(queries)
-    x, y = pair[0], pair[1]
+    x, y = np.empty(queries.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
+    best = np.empty(len(queries), np.float32)
     for r in range(len(rows)):
-        for i in range(tokens):
-            best[i] = NOWHERE
+        best[:] = NOWHERE
         last = coded.offsets[rows[r] + 1]
         for t in range(coded.offsets[rows[r]], last, 2):
             u = min(t + 1, last - 1)  # of an odd number the last stands twice
@@ -245,53 +235,35 @@ def maxsim(queries: F32, bias: F32, coded: Coded, neutral: bool, rows: I64, pair
             unpack(coded.codes[u], coded.bits, y)
             _meet(queries, x, y, _scale(coded, t, neutral), _scale(coded, u, neutral), best)
         score = np.float32(0)
-        for i in range(tokens):
+        for i in range(len(queries)):
             score += best[i] + bias[coded.languages[rows[r]], i]
         out[r] = score
 
 
 @compiled
-def maxsim_near(
-    queries: F32,
-    bias: F32,
-    coded: Coded,
-    neutral: bool,
-    levels: U8,
-    cells: U16,
-    margin: int,
-    rows: I64,
-    pair: F32,
-    best: F32,
-    bar: U8,
-    out: F32,
-) -> None:
-    """Score as :func:`maxsim` does, leaving out tokens whose cells say that they are the best for no query token.
+def maxsim_near(queries: F32, bias: F32, coded: Coded, neutral: bool, levels: U8, rows: I64, out: F32) -> None:
+    """Score as :func:`maxsim` does, over those tokens of a text alone whose cell is its nearest to some query token.
 
     Args:
-        queries: as in :func:`maxsim`; ``bias``, ``coded``, ``neutral``, ``rows``, ``pair``, ``best``, ``out`` too.
+        queries: as in :func:`maxsim`; ``bias``, ``coded``, ``neutral``, ``rows`` and ``out`` too.
         bias: see there.
         coded: see there.
         neutral: see there.
         levels: (C, W) as :func:`compare` gives them.
-        cells: (T,) the cell of every token.
-        margin: how much farther than the nearest cell a cell may be, in :data:`LEVELS`.
         rows: see there.
-        pair: see there.
-        best: see there.
-        bar: (W,) for scratch.
         out: see there.
     """
-    x, y = pair[0], pair[1]
+    x, y = np.empty(queries.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
+    best, bar = np.empty(len(queries), np.float32), np.empty(levels.shape[1], np.uint8)
     for r in range(len(rows)):
-        for i in range(len(queries)):
-            best[i] = NOWHERE
+        best[:] = NOWHERE
         first, last = coded.offsets[rows[r]], coded.offsets[rows[r] + 1]
-        _nearest(levels, cells, first, last, bar)
+        _nearest(levels, coded.cells, first, last, bar)
         for i in range(len(bar)):  # never 0, or padding would let every token in
-            bar[i] = max(bar[i], np.uint8(margin + 1)) - np.uint8(margin)
+            bar[i] = max(bar[i], np.uint8(1))
         waiting = -1
         for t in range(first, last):
-            if not _reaches(levels[cells[t]], bar):
+            if not _reaches(levels[coded.cells[t]], bar):
                 continue
             if waiting < 0:
                 waiting = t

@@ -77,12 +77,15 @@ class LateView:
     ) -> list[Ranked]:
         """Return what is found in coded segments and in the others, ranked as one."""
         order, base, joined = self._rows.id_order, 0, exact
+        coded = sum(len(part) for part in self._rows.parts if isinstance(part, CodedTokens))
         for part in self._rows.parts:
             if isinstance(part, CodedTokens):
                 mask = np.zeros(len(part), np.bool_)
                 mask[allowed[np.searchsorted(allowed, base) : np.searchsorted(allowed, base + len(part))] - base] = True
                 own = order[base : base + len(part)]
-                found = part.search(queries, k, allowed=mask, neutral=neutral, how=how, id_order=own)
+                found = part.search(
+                    queries, k, allowed=mask, neutral=neutral, how=how, id_order=own, share_of_all=len(part) / coded
+                )
                 joined = [
                     _both(a, Ranked(b.rows + base, b.scores), k, order) for a, b in zip(joined, found, strict=True)
                 ]

@@ -36,7 +36,7 @@ def compiled(function: F) -> F:
 
 
 class Coded(NamedTuple):
-    """The token vectors of n texts as codes, see `index.codes`.
+    """The token vectors of n texts as codes, see `index.coded`.
 
     Attributes:
         codes: (T, d * bits / 32).
@@ -45,6 +45,9 @@ class Coded(NamedTuple):
         lengths: (T,) what a vector's length was when its language's offset had been taken off, times :data:`FIXED`.
         offsets: (n + 1,) where each text begins.
         languages: (n,) each text's language, a row of the bias.
+        cells: (T,) the cell of every token.
+        starts: (C + 1,) where each cell begins in ``texts``.
+        texts: the texts of each cell, each once.
     """
 
     codes: U32
@@ -53,6 +56,9 @@ class Coded(NamedTuple):
     lengths: U16
     offsets: I64
     languages: U16
+    cells: U16
+    starts: I64
+    texts: U32
 
 
 @compiled
@@ -81,13 +87,13 @@ def _planes(code: U32, bits: int, out: F32) -> None:
 
 
 @compiled
-def decode(coded: Coded, first: int, last: int, out: F32) -> None:
-    """Decode the vectors ``first`` to ``last``, (last - first, d)."""
-    for t in range(first, last):
-        unpack(coded.codes[t], coded.bits, out[t - first])
-        step = np.float32(coded.widths[t]) / np.float32(FIXED << coded.bits)
+def decode(codes: U32, bits: int, widths: U16, out: F32) -> None:
+    """Decode vectors into ``out`` (T, d)."""
+    for t in range(len(codes)):
+        unpack(codes[t], bits, out[t])
+        step = np.float32(widths[t]) / np.float32(FIXED << bits)
         for k in range(out.shape[1]):
-            out[t - first, k] *= step
+            out[t, k] *= step
 
 
 @compiled
