@@ -17,7 +17,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from data.readers import BeirFolder
 from eval.bench import results
+from eval.bench.timing import Search, measure
 from index.centroids import Centroids, sum_by_language
 from index.coded import CodedTokens, LateSearch
 from index.coding import Coding, write_coded
@@ -33,18 +34,15 @@ from index.maxsim import maxsim
 from index.ragged import Ragged
 
 QUERIES = 200
-BATCH = 32
 # Repeats of every timed pass; the fastest counts, for what else runs on the machine only ever adds.
 PASSES = 3
-SETTINGS = [
-    ("polyseek-late compact", 2, LateSearch()),
-    ("polyseek-late fast", 4, LateSearch(cells=4, candidates=128)),
-    ("polyseek-late", 4, LateSearch()),
-    ("polyseek-late precise", 8, LateSearch(cells=16, candidates=640)),
-]
+# How hard to look, by the bits of the codes.
+SETTINGS = {
+    2: [LateSearch()],
+    4: [LateSearch(4, 120), LateSearch(8, 240), LateSearch(), LateSearch(16, 960), LateSearch(32, 1920)],
+    8: [LateSearch(), LateSearch(16, 960), LateSearch(32, 1920)],
+}
 PEERS = ("fastplaid", "xtr-warp")
-
-Search = Callable[[Sequence[NDArray[np.float32]], int], list[list[int]]]
 
 
 def main() -> None:
@@ -109,14 +107,14 @@ def run(file: Path, peers: str | None, passes: int) -> list[dict[str, Any]]:
     wanted = _exhaustive(texts)([queries[i] for i in range(len(queries))], 1000)
     judge = _Judge(wanted, relevant)
     rows = [_row("exhaustive", {}, judge, queries, _exhaustive(texts), passes, {"bytes_per_token": 4 * texts.dims})]
-    for system, bits, how in SETTINGS:
+    for bits in SETTINGS:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(_polyseek(system, bits, how, Path(folder), texts, judge, queries, passes))
+            rows += _polyseek(bits, Path(folder), texts, judge, queries, passes)
     for system in PEERS if peers else ():
         with tempfile.TemporaryDirectory() as folder:
             told = subprocess.run(
-                [str(peers), str(Path(__file__).with_name("peers.py")), system, str(file), folder, str(passes)],
-                check=True, capture_output=True, text=True,
+                [str(peers), "-m", "eval.bench.peers", system, str(file.resolve()), folder, str(passes)],
+                check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
             ).stdout  # fmt: skip
         for line in told.splitlines():
             if line.startswith('{"system"'):  # they have things of their own to say
@@ -128,8 +126,8 @@ def run(file: Path, peers: str | None, passes: int) -> list[dict[str, Any]]:
 
 
 def _polyseek(
-    system: str, bits: int, how: LateSearch, folder: Path, texts: Ragged, judge: _Judge, queries: Ragged, passes: int
-) -> dict[str, Any]:
+    bits: int, folder: Path, texts: Ragged, judge: _Judge, queries: Ragged, passes: int
+) -> Iterator[dict[str, Any]]:
     everything = np.zeros(len(texts), np.uint16)
     coding = Coding(bits, {"": np.zeros(texts.dims, np.float32)})
     started = time.perf_counter()
@@ -138,14 +136,16 @@ def _polyseek(
     size = sum(path.stat().st_size for path in folder.iterdir()) / len(texts.values)
     view = CodedTokens(folder, everything)
     allowed, order = np.ones(len(view), np.bool_), np.arange(len(view))
+    for how in SETTINGS[bits]:
 
-    def search(asked: Sequence[NDArray[np.float32]], k: int) -> list[list[int]]:
-        batch = Ragged.of(list(asked), texts.dims)
-        found = view.search(batch, k, allowed=allowed, neutral=True, how=how, id_order=order)
-        return [ranked.rows.tolist() for ranked in found]
+        def search(asked: Sequence[NDArray[np.float32]], k: int, how: LateSearch = how) -> list[list[int]]:
+            batch = Ragged.of(list(asked), texts.dims)
+            found = view.search(batch, k, allowed=allowed, neutral=True, how=how, id_order=order)
+            return [ranked.rows.tolist() for ranked in found]
 
-    parameters = {"bits": bits, "cells": how.cells, "candidates": how.candidates}
-    return _row(system, parameters, judge, queries, search, passes, {"build_s": build, "bytes_per_token": size})
+        parameters = {"bits": bits, "cells": how.cells, "candidates": how.candidates}
+        metrics = {"build_s": build, "bytes_per_token": size}
+        yield _row("polyseek-late", parameters, judge, queries, search, passes, metrics)
 
 
 def _row(
@@ -163,29 +163,6 @@ def _row(
     row = {"system": system, "parameters": parameters, "metrics": {**metrics, **times, **judge.quality(found)}}
     print(results.table([row]), flush=True)
     return row
-
-
-def measure(search: Search, asked: Sequence[NDArray[np.float32]], passes: int) -> dict[str, float]:
-    """Time queries one by one and in batches, for 10 hits each."""
-    search(asked[:BATCH], 10)
-    single: list[list[float]] = []
-    batched: list[float] = []
-    for _ in range(passes):
-        single.append([])
-        for query in asked:
-            started = time.perf_counter()
-            search([query], 10)
-            single[-1].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        for start in range(0, len(asked), BATCH):
-            search(asked[start : start + BATCH], 10)
-        batched.append(time.perf_counter() - started)
-    best = min(single, key=sum)
-    return {
-        "ms_p50": 1e3 * float(np.percentile(best, 50)),
-        "ms_p95": 1e3 * float(np.percentile(best, 95)),
-        "qps": len(asked) / min(batched),
-    }
 
 
 class _Judge:

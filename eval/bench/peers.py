@@ -1,6 +1,6 @@
-"""One of the peers of `eval.bench.late`, in an environment of its own; prints one line of JSON.
+"""One of the peers of `eval.bench.late`, in an environment of its own; prints one line of JSON for every setting.
 
-python peers.py SYSTEM VECTORS.npz FOLDER PASSES
+python -m eval.bench.peers SYSTEM VECTORS.npz FOLDER PASSES
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-BATCH = 32
+from eval.bench.timing import Search, measure
+
 Vectors = Sequence[torch.Tensor]
-Search = Callable[[Vectors, int], list[list[int]]]
 
 
 def fastplaid(texts: Vectors, folder: str) -> Callable[[int | None], Search]:
@@ -84,29 +84,6 @@ def main(system: str, file: str, folder: str, passes: int) -> None:
             "found": search(asked, 100),
         }
         print(json.dumps(told))
-
-
-def measure(search: Search, asked: Vectors, passes: int) -> dict[str, float]:
-    """Time queries as `eval.bench.late.measure` does, which this environment cannot import."""
-    search(asked[:BATCH], 10)
-    single: list[list[float]] = []
-    batched: list[float] = []
-    for _ in range(passes):
-        single.append([])
-        for query in asked:
-            started = time.perf_counter()
-            search([query], 10)
-            single[-1].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        for start in range(0, len(asked), BATCH):
-            search(asked[start : start + BATCH], 10)
-        batched.append(time.perf_counter() - started)
-    best = min(single, key=sum)
-    return {
-        "ms_p50": 1e3 * float(np.percentile(best, 50)),
-        "ms_p95": 1e3 * float(np.percentile(best, 95)),
-        "qps": len(asked) / min(batched),
-    }
 
 
 if __name__ == "__main__":
