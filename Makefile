@@ -1,6 +1,7 @@
 # make run     serve the demo at http://127.0.0.1:8080 (PORT= to change)
 # make test    lint, types and all tests, as CI runs them
 # make bench-late DATASET=FOLDER    late interaction beside FastPlaid and XTR-WARP (minutes; the peers bring 3 GB of PyTorch)
+# make bench-bm25 DATASET=FOLDER    BM25 beside rank-bm25 and bm25s
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -11,7 +12,7 @@ BIN := .venv/bin
 TORCH_CPU := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: run test lint format bench-late clean
+.PHONY: run test lint format bench-late bench-bm25 clean
 
 run: .venv/installed
 	$(BIN)/polyseek demo --port $(PORT)
@@ -30,6 +31,9 @@ format: .venv/tested
 
 bench-late: .venv/installed .peers/installed
 	$(BIN)/python -m eval.bench.late $(DATASET) --peers .peers/bin/python
+
+bench-bm25: .venv/tested
+	$(BIN)/python -m eval.bench.bm25 $(DATASET)
 
 # In an environment of their own: their wheels are built for one release of PyTorch.
 .peers/installed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+import queue
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import CollectionError, UsageError
+from index import lexical
 from index.analysis import terms
+from index.parallel import share
 from index.ranking import NOTHING, Ranked, Rows, best
 from index.storage import StringArray, read_array, write_array
 
@@ -125,9 +128,13 @@ class _Segment(NamedTuple):
         arrays = (np.asarray(read_array(folder / f"bm25.{n}.npy")) for n in ("starts", "rows", "counts", "lengths"))
         return cls(StringArray.open(folder, "bm25.terms"), *arrays)
 
-    def postings(self, term: str) -> slice:
-        number = self.terms.find(term)
-        return slice(0, 0) if number < 0 else slice(int(self.starts[number]), int(self.starts[number + 1]))
+    def spans(self, wanted: Sequence[str]) -> NDArray[np.int64]:
+        """Return (m, 2) where the postings of each term begin and end; nowhere for a term that is unknown."""
+        numbers = self.terms.find(wanted)
+        known = numbers >= 0
+        spans = np.zeros((len(wanted), 2), np.int64)
+        spans[known, 0], spans[known, 1] = self.starts[numbers[known]], self.starts[numbers[known] + 1]
+        return spans
 
     def kept(self, keep: Mask, first: int, numbers: dict[str, int]) -> _Found:
         """Return the postings of the kept rows, renumbered from ``first``; ``numbers`` learns the terms."""
@@ -136,6 +143,13 @@ class _Segment(NamedTuple):
         renumbered = (np.cumsum(keep) - 1 + first).astype(np.uint32)
         term_numbers = np.repeat(np.asarray(own, np.uint32), np.diff(self.starts))[here]
         return _Found(term_numbers, renumbered[self.rows[here]], self.counts[here].astype(np.uint32))
+
+
+class _Memory(NamedTuple):
+    """The memory of one search, for the largest segment: 8 bytes a document."""
+
+    scores: Floats
+    touched: NDArray[np.uint32]
 
 
 class Bm25Variant(enum.Enum):
@@ -201,6 +215,7 @@ class Bm25View:
         self._live = live
         self._id_order = id_order
         self._last_norms: tuple[tuple[float, float], Floats] | None = None
+        self._memory: queue.SimpleQueue[_Memory] = queue.SimpleQueue()
 
     def search(
         self,
@@ -223,35 +238,79 @@ class Bm25View:
         """
         if within is not None and len(within) != len(queries):
             raise ValueError(f"{len(queries)} queries but `within` for {len(within)}")
-        if not self._documents:
+        if not self._documents or k <= 0:
             return [NOTHING] * len(queries)
-        ranked = []
-        for i, query in enumerate(queries):
-            scores = self._scores(query, parameters)
-            rows = np.flatnonzero(scores > 0) if within is None else within[i][scores[within[i]] > 0]
-            rows = rows[self._live[rows]]
-            ranked.append(best(rows, scores[rows], k, id_order=self._id_order))
-        return ranked
-
-    def _scores(self, query: Sequence[str], parameters: Bm25Parameters) -> Floats:
-        """Return (n,) the score of every row. Equal texts add equal numbers in one order, so they tie exactly."""
+        vocabulary = list(dict.fromkeys(term for query in queries for term in query))
+        spans = [segment.spans(vocabulary) for segment in self._segments]
+        inverse = self._idf(self._frequencies(spans), parameters)
+        number_of = {term: number for number, term in enumerate(vocabulary)}
         norms = self._norms(parameters)
-        scores = np.zeros(len(self._live), np.float32)
-        for term, repeats in Counter(query).items():
-            postings = self._postings(term)
-            frequency = sum(int(np.count_nonzero(self._live[rows])) for rows, _ in postings)
-            weight = np.float32(repeats * self._idf(frequency, parameters)) if frequency else np.float32(0)
-            for rows, counts in postings:
-                scores[rows] += weight * counts / (counts + norms[rows])
-        return scores
 
-    def _postings(self, term: str) -> list[tuple[Rows, Floats]]:
-        """Return the global rows and the counts of a term, one pair per segment."""
-        found = []
-        for first, segment in zip(self._firsts, self._segments, strict=False):
-            own = segment.postings(term)
-            found.append((segment.rows[own].astype(np.int64) + first, segment.counts[own].astype(np.float32)))
-        return found
+        def work(i: int) -> Ranked:
+            repeats = Counter(queries[i])
+            numbers = np.fromiter(map(number_of.__getitem__, repeats), np.int64, len(repeats))
+            weights = (inverse[numbers] * np.fromiter(repeats.values(), np.int64, len(repeats))).astype(np.float32)
+            allowed = self._live
+            if within is not None:
+                allowed = np.zeros(len(self._live), np.bool_)
+                allowed[within[i]] = self._live[within[i]]
+            return self._rank(numbers, weights, spans, norms, allowed, k)
+
+        return share(range(len(queries)), work)
+
+    def _rank(
+        self,
+        numbers: NDArray[np.int64],
+        weights: Floats,
+        spans: Sequence[NDArray[np.int64]],
+        norms: Floats,
+        allowed: Mask,
+        k: int,
+    ) -> Ranked:
+        """Return the best allowed rows for terms and their weights. Equal texts tie: their sums are made in one order.
+
+        Args:
+            numbers: (m,) of the terms, rows of ``spans``.
+            weights: (m,)
+            spans: for every segment where each term's postings begin and end.
+            norms: (n,)
+            allowed: (n,)
+            k: how many.
+        """
+        rows, scores = [], []
+        memory = self._borrow()
+        for first, segment, own in zip(self._firsts, self._segments, spans, strict=False):
+            last = first + len(segment.lengths)
+            count = lexical.accumulate(
+                segment.rows, segment.counts, own[numbers], weights, norms[first:last], memory.scores, memory.touched
+            )
+            heap = np.empty(min(k, max(count, 1)), np.float32)
+            kept_rows, kept_scores = np.empty(count, np.int64), np.empty(count, np.float32)
+            kept = lexical.select(
+                memory.scores, memory.touched[:count], allowed[first:last], heap, kept_rows, kept_scores
+            )
+            rows.append(kept_rows[:kept] + first)
+            scores.append(kept_scores[:kept])
+        self._memory.put(memory)
+        return best(np.concatenate(rows), np.concatenate(scores), k, id_order=self._id_order)
+
+    def _frequencies(self, spans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Return in how many live documents each term occurs."""
+        counts = np.zeros(len(spans[0]), np.int64)
+        for first, segment, own in zip(self._firsts, self._segments, spans, strict=False):
+            live = self._live[first : first + len(segment.lengths)]
+            if live.all():
+                counts += own[:, 1] - own[:, 0]
+            else:
+                lexical.count_live(segment.rows, own[:, 0], own[:, 1], live, counts)
+        return counts
+
+    def _borrow(self) -> _Memory:
+        try:
+            return self._memory.get_nowait()
+        except queue.Empty:
+            n = max((len(segment.lengths) for segment in self._segments), default=0)
+            return _Memory(np.full(n, lexical.UNTOUCHED, np.float32), np.empty(n, np.uint32))
 
     def _norms(self, parameters: Bm25Parameters) -> Floats:
         """Return (n,) k1 * (1 - b + b * dl / avgdl), kept for the next search with the same numbers."""
@@ -278,13 +337,15 @@ class Bm25View:
         # Where no document has a term, no score is ever computed, and 1 keeps the division quiet.
         return float(self._lengths[self._live].mean(dtype=np.float64)) or 1.0
 
-    def _idf(self, frequency: int, parameters: Bm25Parameters) -> float:
-        """Return the inverse document frequency, times OKAPI's k1 + 1."""
-        odds = (self._documents - frequency + 0.5) / (frequency + 0.5)
+    def _idf(self, frequencies: NDArray[np.int64], parameters: Bm25Parameters) -> NDArray[np.float64]:
+        """Return the inverse document frequencies, times OKAPI's k1 + 1; a term that no document has is without."""
+        odds = (self._documents - frequencies + 0.5) / (frequencies + 0.5)
         if parameters.variant is Bm25Variant.LUCENE:
-            return math.log1p(odds)
-        idf = math.log(odds)
-        return (parameters.k1 + 1) * (idf if idf >= 0 else 0.25 * self._mean_okapi_idf)
+            return np.log1p(odds)
+        idf = np.log(odds)
+        if (idf < 0).any():
+            idf = np.where(idf < 0, 0.25 * self._mean_okapi_idf, idf)
+        return (parameters.k1 + 1) * idf
 
     @cached_property
     def _mean_okapi_idf(self) -> float:

@@ -6,17 +6,14 @@ hundred centers and not with all of them, whatever their number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
-from typing import TypeVar
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from index import kernels
+from index.parallel import share
 
 # Cells for T tokens: CELLS * sqrt(T), so that the work for comparing with all of them and for reading some grows alike.
 CELLS = 5.5
@@ -28,9 +25,6 @@ PROBES = 2
 MOST = 1 << 16  # a cell's number is a uint16
 SEED = 20240607
 CHUNK = 1 << 14
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +70,6 @@ class Cells:
 
         share([slice(at, at + CHUNK) for at in range(0, len(vectors), CHUNK)], work)
         return cells.astype(np.uint16)
-
-
-def share(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """Do the work on every item, on all cores, and return the results in order."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(pool.map(work, items))
 
 
 def _kmeans(sample: NDArray[np.float32], count: int) -> NDArray[np.float32]:

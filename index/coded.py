@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import kernels, packing
-from index.cells import share
+from index.parallel import share
 from index.ragged import Ragged
 from index.ranking import NOTHING, Ranked, Rows, best
 from index.storage import read_array

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import kernels, packing
-from index.cells import CELLS, CHUNK, SAMPLE, SEED, Cells, share
+from index.cells import CELLS, CHUNK, SAMPLE, SEED, Cells
 from index.coded import CodedTokens
+from index.parallel import share
 from index.ragged import Ragged
 from index.ranking import Rows
 from index.storage import ArrayFile, read_array, write_array

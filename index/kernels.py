@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.packing import F32, FIXED, I64, U8, U16, U32, Coded, compiled, unpack
+from index.compiling import F32, I64, U8, U16, U32, compiled
+from index.packing import FIXED, Coded, unpack
 
 # The tokens of a query are padded with zeros to a multiple of this.
 LANES = 4

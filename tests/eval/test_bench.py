@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.bench import late, results
+from eval.bench import bm25, late, results
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -31,6 +31,15 @@ def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys
         np.testing.assert_allclose(np.linalg.norm(kept["queries"], axis=1), 1, atol=1e-4)
         assert kept["relevant"][:, 0].max() < len(kept["query_offsets"]) - 1
         assert kept["relevant"][:, 1].max() < len(kept["offsets"]) - 1
+
+
+def test_the_bm25_benchmark_finds_what_bm25s_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bm25", str(DEMO), "--quick", "--to", str(tmp_path)])
+    bm25.main()
+    ours, theirs, slow = json.loads((tmp_path / "bm25.json").read_text(encoding="utf-8"))["rows"]
+    assert [ours["system"], theirs["system"], slow["system"]] == ["polyseek-bm25", "bm25s", "rank-bm25"]
+    assert theirs["metrics"]["agrees"] == 1
+    assert min(row["metrics"]["qps"] for row in (ours, theirs, slow)) > 0
 
 
 def test_a_table_leaves_out_what_was_not_measured():

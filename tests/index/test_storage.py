@@ -92,8 +92,12 @@ def test_find_looks_up_sorted_strings(tmp_path_factory, strings, other):
     ordered = sorted(strings)
     StringArray.write(folder, "s", ordered)
     found = StringArray.open(folder, "s")
-    assert [found.find(x) for x in ordered] == list(range(len(ordered)))
-    assert found.find(other) == (ordered.index(other) if other in strings else -1)
+    assert found.find(ordered).tolist() == list(range(len(ordered)))
+    assert (
+        found.find([other, *ordered[:1]]).tolist()
+        == [ordered.index(other) if other in strings else -1, 0][: 1 + bool(ordered)]
+    )
+    assert found.find([]).tolist() == []
 
 
 def test_strings_of_every_script_are_stored_as_utf8(tmp_path):
