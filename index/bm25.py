@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import enum
 import math
-import queue
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +24,15 @@ from data.errors import CollectionError, UsageError
 from index import lexical
 from index.analysis import terms
 from index.parallel import share
-from index.ranking import NOTHING, Ranked, Rows, best
+from index.ranking import NOTHING, Ranked, Rows
 from index.storage import StringArray, read_array, write_array
+from index.vectors import groups
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+# Queries that a core takes at a time, and hits that it holds for them at most: 20 bytes each.
+BLOCK, HELD = 16, 1 << 20
 
 
 def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
@@ -145,13 +148,6 @@ class _Segment(NamedTuple):
         return _Found(term_numbers, renumbered[self.rows[here]], self.counts[here].astype(np.uint32))
 
 
-class _Memory(NamedTuple):
-    """The memory of one search, for the largest segment: 8 bytes a document."""
-
-    scores: Floats
-    touched: NDArray[np.uint32]
-
-
 class Bm25Variant(enum.Enum):
     """Which formula; see :class:`Bm25Parameters`."""
 
@@ -215,7 +211,6 @@ class Bm25View:
         self._live = live
         self._id_order = id_order
         self._last_norms: tuple[tuple[float, float], Floats] | None = None
-        self._memory: queue.SimpleQueue[_Memory] = queue.SimpleQueue()
 
     def search(
         self,
@@ -236,63 +231,59 @@ class Bm25View:
         Raises:
             ValueError: ``within`` of another length than ``queries``.
         """
-        if within is not None and len(within) != len(queries):
-            raise ValueError(f"{len(queries)} queries but `within` for {len(within)}")
         if not self._documents or k <= 0:
             return [NOTHING] * len(queries)
-        vocabulary = list(dict.fromkeys(term for query in queries for term in query))
-        spans = [segment.spans(vocabulary) for segment in self._segments]
-        inverse = self._idf(self._frequencies(spans), parameters)
-        number_of = {term: number for number, term in enumerate(vocabulary)}
+        number_of = {term: i for i, term in enumerate(dict.fromkeys(term for query in queries for term in query))}
+        spans = [segment.spans(list(number_of)) for segment in self._segments]
+        weights = self._idf(self._frequencies(spans), parameters).astype(np.float32)
         norms = self._norms(parameters)
+        found = [NOTHING] * len(queries)
 
-        def work(i: int) -> Ranked:
-            repeats = Counter(queries[i])
-            numbers = np.fromiter(map(number_of.__getitem__, repeats), np.int64, len(repeats))
-            weights = (inverse[numbers] * np.fromiter(repeats.values(), np.int64, len(repeats))).astype(np.float32)
-            allowed = self._live
-            if within is not None:
-                allowed = np.zeros(len(self._live), np.bool_)
-                allowed[within[i]] = self._live[within[i]]
-            return self._rank(numbers, weights, spans, norms, allowed, k)
+        def work(some: Sequence[int], allowed: Mask) -> None:
+            numbers = np.array([number_of[term] for i in some for term in queries[i]], np.int64)
+            starts = np.cumsum([0, *(len(queries[i]) for i in some)], dtype=np.int64)
+            asked = lexical.Asked(starts, numbers, weights[numbers])
+            for i, ranked in zip(some, self._rank(asked, spans, norms, allowed, most), strict=True):
+                found[i] = ranked
 
-        return share(range(len(queries)), work)
+        most = min(k, self._documents)
+        block = max(1, min(BLOCK, HELD // most))
+        for members, allowed in self._allowed(within, len(queries)):
+            blocks = [members[at : at + block] for at in range(0, len(members), block)]
+            share(blocks, partial(work, allowed=allowed))
+        return found
+
+    def _allowed(self, within: Sequence[Rows] | None, queries: int) -> Iterator[tuple[list[int], Mask]]:
+        """Yield the positions of queries that share the same allowed rows, with a mask of those."""
+        if within is None:
+            yield list(range(queries)), self._live
+            return
+        for members, rows in groups(within, queries, self._live):
+            allowed = np.zeros(len(self._live), np.bool_)
+            allowed[rows] = True
+            yield members, allowed
 
     def _rank(
         self,
-        numbers: NDArray[np.int64],
-        weights: Floats,
+        asked: lexical.Asked,
         spans: Sequence[NDArray[np.int64]],
         norms: Floats,
         allowed: Mask,
         k: int,
-    ) -> Ranked:
-        """Return the best allowed rows for terms and their weights. Equal texts tie: their sums are made in one order.
-
-        Args:
-            numbers: (m,) of the terms, rows of ``spans``.
-            weights: (m,)
-            spans: for every segment where each term's postings begin and end.
-            norms: (n,)
-            allowed: (n,)
-            k: how many.
-        """
-        rows, scores = [], []
-        memory = self._borrow()
+    ) -> list[Ranked]:
+        """Return the best allowed rows of some queries. Equal texts tie, for their sums are made in one order."""
+        best = lexical.Best.of(len(asked.starts) - 1, k)
         for first, segment, own in zip(self._firsts, self._segments, spans, strict=False):
-            last = first + len(segment.lengths)
-            count = lexical.accumulate(
-                segment.rows, segment.counts, own[numbers], weights, norms[first:last], memory.scores, memory.touched
+            here = slice(first, first + len(segment.lengths))
+            postings = lexical.Postings(
+                segment.rows, segment.counts, own, norms[here], allowed[here], self._id_order[here], first
             )
-            heap = np.empty(min(k, max(count, 1)), np.float32)
-            kept_rows, kept_scores = np.empty(count, np.int64), np.empty(count, np.float32)
-            kept = lexical.select(
-                memory.scores, memory.touched[:count], allowed[first:last], heap, kept_rows, kept_scores
-            )
-            rows.append(kept_rows[:kept] + first)
-            scores.append(kept_scores[:kept])
-        self._memory.put(memory)
-        return best(np.concatenate(rows), np.concatenate(scores), k, id_order=self._id_order)
+            lexical.search(postings, asked, best)
+        lexical.finish(best)
+        return [
+            Ranked(rows[:filled], scores[:filled])
+            for rows, scores, filled in zip(best.rows, best.scores, best.filled.tolist(), strict=True)
+        ]
 
     def _frequencies(self, spans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         """Return in how many live documents each term occurs."""
@@ -304,13 +295,6 @@ class Bm25View:
             else:
                 lexical.count_live(segment.rows, own[:, 0], own[:, 1], live, counts)
         return counts
-
-    def _borrow(self) -> _Memory:
-        try:
-            return self._memory.get_nowait()
-        except queue.Empty:
-            n = max((len(segment.lengths) for segment in self._segments), default=0)
-            return _Memory(np.full(n, lexical.UNTOUCHED, np.float32), np.empty(n, np.uint32))
 
     def _norms(self, parameters: Bm25Parameters) -> Floats:
         """Return (n,) k1 * (1 - b + b * dl / avgdl), kept for the next search with the same numbers."""

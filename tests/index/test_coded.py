@@ -1,5 +1,6 @@
 """The coded late view: what rounding costs, what a search finds, and that commits copy what is coded."""
 
+import os
 import shutil
 import threading
 
@@ -8,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import index.cells as cells_module
 import index.collection as collection_module
 from data.errors import UsageError
 from data.records import Document
-from index import kernels
+from index import kernels, parallel
 from index.cells import Cells
 from index.coded import CodedTokens, LateSearch
 from index.coding import DRIFT, Coding, encode, write_coded
@@ -145,13 +145,25 @@ def test_a_search_finds_what_exact_maxsim_finds(tmp_path, bits, least):
     assert recall(few, exact(asked, texts_, 10)) < recall(found, exact(asked, texts_, 10))
 
 
-def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes(tmp_path, monkeypatch):
+@pytest.fixture
+def on_threads(monkeypatch):
+    """Have work shared out among so many threads."""
+
+    def use(count):
+        monkeypatch.setattr(os, "cpu_count", lambda: count)
+        parallel._pool.cache_clear()
+
+    yield use
+    parallel._pool.cache_clear()
+
+
+def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes(tmp_path, on_threads):
     ragged, codes = texts(3000, topics=800)
     view = coded(tmp_path, ragged, codes)
     asked = queries(ragged, 30)
     batch = search(view, asked, 10)
     alone = [search(view, asked.take(np.array([i])), 10)[0] for i in range(len(asked))]
-    monkeypatch.setattr(cells_module, "cpu_count", lambda: 7)
+    on_threads(7)
     threads = search(view, asked, 10)
     for found in (alone, threads):
         for a, b in zip(batch, found, strict=True):
@@ -159,10 +171,10 @@ def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes
             assert a.scores.tobytes() == b.scores.tobytes()
 
 
-def test_the_same_texts_give_the_same_files(tmp_path, monkeypatch):
+def test_the_same_texts_give_the_same_files(tmp_path, on_threads):
     ragged, codes = texts(2000)
     coded(tmp_path / "a", ragged, codes)
-    monkeypatch.setattr(cells_module, "cpu_count", lambda: 1)
+    on_threads(1)
     coded(tmp_path / "b", ragged, codes)
     assert state(tmp_path / "a") == state(tmp_path / "b")
 
