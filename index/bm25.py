@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 # Queries that a core takes at a time, and hits that it holds for them at most: 20 bytes each.
-BLOCK, HELD = 16, 1 << 20
+BLOCK, HELD = 8, 1 << 20
 
 
 def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
