@@ -29,10 +29,11 @@ format: .venv/tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-late: .venv/installed .peers/installed
+bench-late: .venv/benched .peers/installed
 	$(BIN)/python -m eval.bench.late $(DATASET) --peers .peers/bin/python
+	$(BIN)/python -m eval.bench.plot
 
-bench-bm25: .venv/tested
+bench-bm25: .venv/benched
 	$(BIN)/python -m eval.bench.bm25 $(DATASET)
 
 # In an environment of their own: their wheels are built for one release of PyTorch.
@@ -55,6 +56,10 @@ bench-bm25: .venv/tested
 
 .venv/tested: pyproject.toml .venv/installed
 	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+.venv/benched: pyproject.toml .venv/installed
+	$(BIN)/pip install --quiet --editable ".[bench]"
 	touch $@
 
 clean:

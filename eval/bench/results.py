@@ -26,7 +26,8 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER) -
     body = {
         "machine": {"cpu": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": " ".join(["python -m", f"eval.bench.{name}", *sys.argv[1:]]),
+        # Of paths the last part: where things lie on a machine is nobody's business.
+        "command": " ".join(["python -m", f"eval.bench.{name}", *(Path(given).name for given in sys.argv[1:])]),
         "rows": list(rows),
     }
     path = folder / f"{name}.json"

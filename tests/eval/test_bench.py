@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.bench import bm25, late, results
+from eval.bench import bm25, late, plot, results
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -27,6 +27,8 @@ def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys
     assert precise["recall@10"] > 0.97
     assert "| polyseek-late | bits 8" in (tmp_path / "late.md").read_text(encoding="utf-8")
     assert "polyseek-late" in capsys.readouterr().out
+    plot.draw(tmp_path / "late.json", tmp_path / "late.png")
+    assert (tmp_path / "late.png").read_bytes().startswith(b"\x89PNG")
     with np.load(tmp_path / "late.vectors.npz") as kept:  # neutral unit vectors, and judgements that fit
         np.testing.assert_allclose(np.linalg.norm(kept["queries"], axis=1), 1, atol=1e-4)
         assert kept["relevant"][:, 0].max() < len(kept["query_offsets"]) - 1

@@ -206,10 +206,11 @@ def test_a_folder_without_the_right_to_write_can_be_searched_and_says_so_to_writ
         from index.collection import Collection, Writing
         from index.snapshot import Snapshot
         from tests.index.toy import VIEWS, ToyEncoder, build, documents, hits, identify
+        folder = Path(sys.argv[1])
+        hits(Snapshot.open(folder))  # loads all of Numba, which the next user may have no right to read
         if os.getuid() == 0:
             os.setgid(65534)
             os.setuid(65534)
-        folder = Path(sys.argv[1])
         assert len(hits(Snapshot.open(folder))["dense True", "mbwa"]) == 8
         collection = Collection(folder)
         assert collection.verify() == []
