@@ -40,8 +40,8 @@ from index.storage import read_array
 
 # Tokens that are decoded at a time: 8 MB with 128 dims.
 CHUNK = 1 << 14
-# Texts that are scored by their cells, for each that is scored by its nearest tokens; and texts that are scored by
-# those, for each that is wanted.
+# Texts that are scored by their cells, for each that is scored by its nearest tokens; and texts whose codes are all
+# compared, for each that is wanted. Recall@10 on XQuAD-R in two segments: 2 and 3 .9605, 3 and 3 .9605, 3 and 2 .9590.
 INTERACT, FINAL = 3, 3
 
 

@@ -81,7 +81,8 @@ def run(
         return [[int(row) for row in ranked] for ranked in found.documents]
 
     scores = peer.retrieve(asked, k=10, show_progress=False).scores
-    same = [np.allclose(a, b[: len(a)], rtol=1e-4) for a, b in zip(wanted, scores, strict=True)]
+    # bm25s fills up with scores of 0 where fewer than ten texts have a term.
+    same = [np.allclose(np.pad(a, (0, 10 - len(a))), b, rtol=1e-4) for a, b in zip(wanted, scores, strict=True)]
     rows.append(_row("bm25s", theirs, asked, passes, {"build_s": build, "agrees": float(np.mean(same))}))
     started = time.perf_counter()
     slow = BM25Okapi(corpus, k1=DEFAULTS.k1, b=DEFAULTS.b)

@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1,000 passages, 40 queries, one pass")
     parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
     given = parser.parse_args()
-    file = given.vectors or given.to / "late.vectors.npz"
+    size = "quick" if given.quick else "all"
+    file = given.vectors or given.to / f"late.{given.dataset.resolve().name}.{size}.npz"
     if not file.exists():
         prepare(given.dataset, file, 1000 if given.quick else None, 40 if given.quick else QUERIES)
     print(results.write("late", run(file, given.peers, 1 if given.quick else PASSES), given.to))
@@ -114,7 +115,7 @@ def run(file: Path, peers: str | None, passes: int) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             told = subprocess.run(
                 [str(peers), "-m", "eval.bench.peers", system, str(file.resolve()), folder, str(passes)],
-                check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
+                check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
             ).stdout  # fmt: skip
         for line in told.splitlines():
             if line.startswith('{"system"'):  # they have things of their own to say

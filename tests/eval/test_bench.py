@@ -29,7 +29,7 @@ def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys
     assert "polyseek-late" in capsys.readouterr().out
     plot.draw(tmp_path / "late.json", tmp_path / "late.png")
     assert (tmp_path / "late.png").read_bytes().startswith(b"\x89PNG")
-    with np.load(tmp_path / "late.vectors.npz") as kept:  # neutral unit vectors, and judgements that fit
+    with np.load(tmp_path / "late.demo.quick.npz") as kept:  # neutral unit vectors, and judgements that fit
         np.testing.assert_allclose(np.linalg.norm(kept["queries"], axis=1), 1, atol=1e-4)
         assert kept["relevant"][:, 0].max() < len(kept["query_offsets"]) - 1
         assert kept["relevant"][:, 1].max() < len(kept["offsets"]) - 1
