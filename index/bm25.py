@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +31,8 @@ from index.vectors import groups
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Queries that a core takes at a time, and hits that it holds for them at most: 20 bytes each.
-BLOCK, HELD = 8, 1 << 20
+# Queries that a core takes at a time, and hits that are held at most: 20 bytes each.
+BLOCK, HELD = 8, 1 << 21
 
 
 def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
@@ -59,14 +59,14 @@ def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
     _write(folder, list(numbers), found_by, np.asarray(lengths, np.uint32))
 
 
-def merge_postings(folder: Path, sources: Sequence[tuple[Path, Mask]]) -> None:
+def merge_postings(folder: Path, sources: Sequence[tuple[Postings, Mask]]) -> None:
     """Write the postings of the kept rows of several segments, renumbered in order, without analysing again.
 
     The files equal, byte for byte, those of :func:`write_postings` on the surviving texts.
 
     Args:
         folder: an existing folder, none of the sources.
-        sources: every source's folder and the mask of its kept rows, (n,) bool.
+        sources: every source's postings and the mask of its kept rows, (n,) bool.
 
     Raises:
         ValueError: a mask of another length than its segment, with both numbers.
@@ -74,10 +74,9 @@ def merge_postings(folder: Path, sources: Sequence[tuple[Path, Mask]]) -> None:
     numbers: dict[str, int] = {}
     parts, lengths = [_Found.nothing()], [np.empty(0, np.uint32)]
     first = 0
-    for source, keep in sources:
-        segment = _Segment.open(source)
+    for segment, keep in sources:
         if len(keep) != len(segment.lengths):
-            raise ValueError(f"{source} holds {len(segment.lengths)} documents but the mask has {len(keep)}")
+            raise ValueError(f"the postings hold {len(segment.lengths)} documents but the mask has {len(keep)}")
         parts.append(segment.kept(keep, first, numbers))
         lengths.append(segment.lengths[keep])
         first += len(lengths[-1])
@@ -116,8 +115,8 @@ def _write(folder: Path, vocabulary: list[str], found: _Found, lengths: NDArray[
     write_array(folder / "bm25.lengths.npy", lengths)
 
 
-class _Segment(NamedTuple):
-    """The files of one folder, mapped."""
+class Postings(NamedTuple):
+    """The postings of one segment, mapped from its files."""
 
     terms: StringArray
     starts: NDArray[np.int64]
@@ -126,10 +125,15 @@ class _Segment(NamedTuple):
     lengths: NDArray[np.uint32]
 
     @classmethod
-    def open(cls, folder: Path) -> _Segment:
-        # np.asarray drops the memmap subclass, whose slices cost microseconds each; the pages stay mapped.
-        arrays = (np.asarray(read_array(folder / f"bm25.{n}.npy")) for n in ("starts", "rows", "counts", "lengths"))
+    def open(cls, folder: Path) -> Postings:
+        """Map the files; no posting is read yet."""
+        arrays = (read_array(folder / f"bm25.{n}.npy") for n in ("starts", "rows", "counts", "lengths"))
         return cls(StringArray.open(folder, "bm25.terms"), *arrays)
+
+    @staticmethod
+    def exist(folder: Path) -> bool:
+        """Return whether a segment has postings."""
+        return (folder / "bm25.lengths.npy").exists()
 
     def spans(self, wanted: Sequence[str]) -> NDArray[np.int64]:
         """Return (m, 2) where the postings of each term begin and end; nowhere for a term that is unknown."""
@@ -190,18 +194,18 @@ DEFAULTS = Bm25Parameters()
 class Bm25View:
     """The postings of a snapshot's segments, searched as one. Safe to share between threads."""
 
-    def __init__(self, folders: Sequence[Path], live: Mask, id_order: NDArray[np.int64]) -> None:
-        """Map the files; nothing is read yet.
+    def __init__(self, segments: Sequence[Postings], live: Mask, id_order: NDArray[np.int64]) -> None:
+        """Take the postings; nothing is read yet.
 
         Args:
-            folders: one per segment; global rows are the segments' rows one after another.
+            segments: the postings of each; global rows are the segments' rows one after another.
             live: (n,) bool, False for deleted rows, which count nowhere.
             id_order: (n,) as :func:`index.ranking.best` wants it.
 
         Raises:
             CollectionError: segments that do not hold n documents together.
         """
-        self._segments = [_Segment.open(folder) for folder in folders]
+        self._segments = segments
         self._firsts = np.cumsum([0, *(len(segment.lengths) for segment in self._segments)]).tolist()
         if not self._firsts[-1] == len(live) == len(id_order):
             raise CollectionError(
@@ -238,19 +242,17 @@ class Bm25View:
         weights = self._idf(self._frequencies(spans), parameters).astype(np.float32)
         norms = self._norms(parameters)
         found = [NOTHING] * len(queries)
-
-        def work(some: Sequence[int], allowed: Mask) -> None:
-            numbers = np.array([number_of[term] for i in some for term in queries[i]], np.int64)
-            starts = np.cumsum([0, *(len(queries[i]) for i in some)], dtype=np.int64)
-            asked = lexical.Asked(starts, numbers, weights[numbers])
-            for i, ranked in zip(some, self._rank(asked, spans, norms, allowed, most), strict=True):
-                found[i] = ranked
-
         most = min(k, self._documents)
-        block = max(1, min(BLOCK, HELD // most))
+        at_once = max(1, HELD // most)
         for members, allowed in self._allowed(within, len(queries)):
-            blocks = [members[at : at + block] for at in range(0, len(members), block)]
-            share(blocks, partial(work, allowed=allowed))
+            parts = self._parts(spans, norms, allowed)
+            for start in range(0, len(members), at_once):
+                some = members[start : start + at_once]
+                numbers = np.array([number_of[term] for i in some for term in queries[i]], np.int64)
+                starts = np.cumsum([0, *(len(queries[i]) for i in some)], dtype=np.int64)
+                asked = lexical.Asked(starts, numbers, weights[numbers])
+                for i, ranked in zip(some, _rank(parts, asked, most), strict=True):
+                    found[i] = ranked
         return found
 
     def _allowed(self, within: Sequence[Rows] | None, queries: int) -> Iterator[tuple[list[int], Mask]]:
@@ -263,27 +265,14 @@ class Bm25View:
             allowed[rows] = True
             yield members, allowed
 
-    def _rank(
-        self,
-        asked: lexical.Asked,
-        spans: Sequence[NDArray[np.int64]],
-        norms: Floats,
-        allowed: Mask,
-        k: int,
-    ) -> list[Ranked]:
-        """Return the best allowed rows of some queries. Equal texts tie, for their sums are made in one order."""
-        best = lexical.Best.of(len(asked.starts) - 1, k)
+    def _parts(self, spans: Sequence[NDArray[np.int64]], norms: Floats, allowed: Mask) -> list[lexical.Part]:
+        """Return what is asked of each segment."""
+        parts = []
         for first, segment, own in zip(self._firsts, self._segments, spans, strict=False):
             here = slice(first, first + len(segment.lengths))
-            postings = lexical.Postings(
-                segment.rows, segment.counts, own, norms[here], allowed[here], self._id_order[here], first
-            )
-            lexical.search(postings, asked, best)
-        lexical.finish(best)
-        return [
-            Ranked(rows[:filled], scores[:filled])
-            for rows, scores, filled in zip(best.rows, best.scores, best.filled.tolist(), strict=True)
-        ]
+            order = self._id_order[here]
+            parts.append(lexical.Part(segment.rows, segment.counts, own, norms[here], allowed[here], order, first))
+        return parts
 
     def _frequencies(self, spans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         """Return in how many live documents each term occurs."""
@@ -342,3 +331,21 @@ class Bm25View:
         # Sorted, so that the sum does not depend on how the segments were cut.
         df = np.sort(np.fromiter(frequencies.values(), np.float64, len(frequencies)))
         return float(np.mean(np.log((self._documents - df + 0.5) / (df + 0.5))))
+
+
+def _rank(parts: Sequence[lexical.Part], asked: lexical.Asked, k: int) -> list[Ranked]:
+    """Return the best ``k`` rows for every query. Equal texts tie, for their sums are made in one order."""
+    queries = len(asked.starts) - 1
+    best = lexical.Best.of(queries, k)
+
+    def work(start: int) -> None:
+        stop = min(start + BLOCK, queries)
+        for part in parts:
+            lexical.search(part, asked, start, stop, best)
+        lexical.finish(start, stop, best)
+
+    share(range(0, queries, BLOCK), work)
+    return [
+        Ranked(rows[:filled], scores[:filled])
+        for rows, scores, filled in zip(best.rows, best.scores, best.filled.tolist(), strict=True)
+    ]

@@ -41,8 +41,8 @@ BATCH_CHARACTERS = 500_000
 # With more segments than this the newest are merged: every query visits every segment, and every segment holds files
 # open. See :func:`first_to_merge`.
 SEGMENTS = 8
-# Token vectors that are compared whole. More than these are coded, at the end of an add.
-EXACT_TOKENS = 1 << 16
+# Vectors of a view that are compared whole. With more than these its segments are made fast, at the end of an add.
+WHOLE = {"late": 1 << 16, "dense": 1 << 16}
 
 
 @dataclass(slots=True)
@@ -205,13 +205,13 @@ class Collection:
         return _Draft(Snapshot.open(self.folder), draft.written)
 
     def _code(self) -> None:
-        """Code the late view of the segments that are not coded, once there is enough in them, with like-sized ones."""
+        """Make the views of small segments fast, once there is enough in them, with segments of like size."""
         snapshot = Snapshot.open(self.folder)
-        plain = snapshot.late_tokens(coded=False)
-        if sum(plain) <= EXACT_TOKENS:
+        large = [waiting for view in WHOLE if sum(waiting := snapshot.waiting(view)) > WHOLE[view]]
+        if not large:
             return
         sizes = [len(segment) for segment in snapshot.segments]
-        first = next(i for i, tokens in enumerate(plain) if tokens)
+        first = min(next(i for i, vectors in enumerate(waiting) if vectors) for waiting in large)
         while first > 0 and sizes[first - 1] <= sum(sizes[first:]):
             first -= 1
         self._merge(snapshot, first)
@@ -219,7 +219,7 @@ class Collection:
     def _merge(self, snapshot: Snapshot, first: int) -> None:
         """Write one segment of what is live from segment ``first`` on; the older ones stay as they are.
 
-        Its late view is coded where it is large, or one of the old ones was.
+        Its views are made fast where they are large, or one of the old ones was.
         """
         before, bases = snapshot.manifest, np.cumsum([0, *map(len, snapshot.segments)])
         merged = [
@@ -230,7 +230,9 @@ class Collection:
         with writes(self.folder):
             if any(live.any() for _, live in merged):
                 target = self.folder / "segments" / f"{before.next_segment:06d}"
-                entries.append(merge_segments(target, merged, self._coding(snapshot, first)))
+                late, dense = (self._offsets(snapshot, first, view) for view in ("late", "dense"))
+                coding = None if late is None else Coding(before.late_bits, late)
+                entries.append(merge_segments(target, merged, coding, dense))
             after = before.next(
                 segments=tuple(entries),
                 deleted=_write_deleted(self.folder, before, np.flatnonzero(~snapshot.live[: bases[first]])),
@@ -239,14 +241,14 @@ class Collection:
             after.commit(self.folder)
         self._sweep(after)
 
-    def _coding(self, snapshot: Snapshot, first: int) -> Coding | None:
-        """Return how to code the late view of the segments from ``first`` on, None where it stays exact."""
-        plain, coded = (sum(snapshot.late_tokens(coded=x)[first:]) for x in (False, True))
-        if plain <= EXACT_TOKENS and not coded:
+    def _offsets(self, snapshot: Snapshot, first: int, view: str) -> dict[str, NDArray[np.float32]] | None:
+        """Return the languages' offsets to make the segments from ``first`` on fast with, None if they stay whole."""
+        segments, waiting = snapshot.segments[first:], snapshot.waiting(view)[first:]
+        held = [int(s.vectors[view].offsets[-1]) if view in s.vectors else 0 for s in segments]
+        if sum(waiting) <= WHOLE[view] and sum(waiting) == sum(held):
             return None
-        centroids = snapshot.centroids("late")
-        languages = {x for segment in snapshot.segments[first:] for x in segment.languages}
-        return Coding(snapshot.manifest.late_bits, {x: centroids.offset(x) for x in languages})
+        centroids = snapshot.centroids(view)
+        return {x: centroids.offset(x) for segment in segments for x in segment.languages}
 
     def _sweep(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: the rest of a killed writer, or what a commit replaced."""

@@ -1,21 +1,24 @@
-"""The dense view: cosine similarity of one vector a text, exact, in a FAISS flat index.
+"""The dense view: cosine similarity of one vector a text.
 
-The index is made when the first query comes, of the live rows as they are ranked: 61k rows of 384 dims take 94 MB
-and 0.1 s. One is made for each position of the language-neutral switch that is used.
+Large segments have an inverted file that finds candidates (`index.inverted`); the rest is compared whole, in a FAISS
+flat index that is made when the first query comes, of the live rows as they are ranked: 61k rows of 384 dims take 94 MB
+and 0.1 s. One is made for each position of the language-neutral switch that is used. All scores are exact.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.ragged import Ragged
-from index.ranking import NOTHING, Ranked, Rows, Scores, settle
+from index.inverted import InvertedFile
+from index.ranking import NOTHING, Ranked, Rows, Scores, best, settle
 from index.vectors import VectorRows, groups
 
 # FAISS sums in float32, in an order that depends on the number of queries and on filters: the cosine of the same two
@@ -24,17 +27,26 @@ SLACK = 4e-6
 # How much deeper than k the first search goes, so that a second one is rarely needed.
 SPARE = 16
 BLOCK = 16384
+# How far the offset of a language may have moved, in parts of a unit vector, since an inverted file was written.
+NEAR = 0.1
+# Candidates of an inverted file beyond k, and for each of the k: bytes put some of the best behind others.
+MORE, PART = 20, 4
+# Of so few allowed rows no candidates are sought.
+FEW = 2048
 
 
 class DenseView:
     """Cosine search over one snapshot."""
 
-    def __init__(self, rows: VectorRows) -> None:
-        """Take the rows of the view. A vector of zeros is an empty text, and nowhere."""
-        filled = [np.any(part.values, axis=1) for part in rows.parts if isinstance(part, Ragged)]
+    def __init__(self, rows: VectorRows, inverted: Sequence[InvertedFile | None]) -> None:
+        """Take the rows of the view, and the inverted files of their segments.
+
+        A vector of zeros is an empty text, and nowhere.
+        """
         self._rows = rows
-        self._live = np.flatnonzero(rows.live & np.concatenate([np.empty(0, np.bool_), *filled]))
-        self._indexes: dict[bool, Any] = {}
+        self._bases = np.cumsum([0, *map(len, rows.parts)]).tolist()
+        self._inverted = inverted
+        self._flat: dict[bool, _Flat] = {}
         self._lock = threading.Lock()
 
     def search(
@@ -61,64 +73,129 @@ class DenseView:
         found = [NOTHING] * len(queries)
         asked = np.any(queries != 0, axis=1)
         ready = self._rows.queries(queries, languages, neutral=neutral)
-        if not len(self._live):
-            return found
-        index = self._index(neutral)
-        for members, allowed in groups(within, len(queries), self._rows.live):
-            wanted = np.array([i for i in members if asked[i]], np.int64)
-            selector = None if within is None else np.flatnonzero(np.isin(self._live, allowed, assume_unique=True))
-            for i, ranked in zip(wanted, self._rank(index, ready[wanted], k, selector), strict=True):
+        removed = neutral and self._rows.centroids.neutral
+        inverted = [i for i, file in enumerate(self._inverted) if file is not None and self._fits(file, removed)]
+        flat = self._flat_index(removed, inverted)
+        shared: Iterable[tuple[Sequence[int], Rows | None]] = [(range(len(queries)), None)]
+        if within is not None:
+            shared = groups(within, len(queries), self._rows.live)
+        for members, allowed in shared:
+            wanted = np.array([i for i in members if asked[i] and k > 0], np.int64)
+            rankings = flat.search(ready[wanted], k, allowed)
+            if inverted and len(wanted):
+                rankings = self._join(rankings, ready[wanted], k, allowed, removed, inverted)
+            for i, ranked in zip(wanted, rankings, strict=True):
                 found[i] = ranked
         return found
 
-    def _index(self, neutral: bool) -> Any:  # noqa: ANN401  (faiss has no types)
-        neutral = neutral and self._rows.centroids.neutral
-        with self._lock:
-            if neutral not in self._indexes:
-                index = None
-                for _, block in self._rows.blocks(self._live, BLOCK, neutral=neutral):
-                    if index is None:
-                        index = faiss.IndexFlatIP(block.values.shape[1])
-                    index.add(block.values)
-                self._indexes[neutral] = index
-            return self._indexes[neutral]
+    def _fits(self, file: InvertedFile, removed: bool) -> bool:
+        """Return whether vectors lie about where they lay when an inverted file was written."""
+        for name, offset in zip(file.languages, file.frame, strict=True):
+            now = self._rows.centroids.offset(name) if removed else np.float32(0)
+            if np.linalg.norm(now - offset) > NEAR:
+                return False
+        return True
 
-    def _rank(
+    def _flat_index(self, removed: bool, inverted: Sequence[int]) -> _Flat:
+        """Return the index of the live rows of all segments but those."""
+        with self._lock:
+            if removed not in self._flat:
+                rows = self._rows
+                parts = [i for i in range(len(rows.parts)) if i not in inverted]
+                spans = [np.arange(self._bases[i], self._bases[i + 1]) for i in parts]
+                here = np.concatenate([np.empty(0, np.int64), *spans])
+                self._flat[removed] = _Flat(rows, here[rows.live[here]], removed)
+            return self._flat[removed]
+
+    def _join(
         self,
-        index: Any,  # noqa: ANN401
+        rankings: Sequence[Ranked],
         queries: NDArray[np.float32],
         k: int,
-        selector: NDArray[np.int64] | None,
+        allowed: Rows | None,
+        removed: bool,
+        inverted: Sequence[int],
     ) -> list[Ranked]:
-        """Search, and search deeper while what lies beyond may belong among the best."""
+        """Return the best of what is found in the flat index and in inverted files."""
+        nominated = [[ranked.rows] for ranked in rankings]
+        for i in inverted:
+            for own, near in zip(nominated, self._near(i, queries, k, allowed), strict=True):
+                own.append(near)
+        rows = [np.concatenate(own) for own in nominated]
+        scores = self._exact(queries, rows, removed)
+        return [best(*pair, k, id_order=self._rows.id_order) for pair in zip(rows, scores, strict=True)]
+
+    def _near(self, segment: int, queries: NDArray[np.float32], k: int, allowed: Rows | None) -> list[Rows]:
+        """Return the allowed rows of a segment that are likely to be nearest to each query."""
+        file, base, end = self._inverted[segment], self._bases[segment], self._bases[segment + 1]
+        mask = self._live_masks[segment]
+        if allowed is not None:
+            inside = allowed[np.searchsorted(allowed, base) : np.searchsorted(allowed, end)] - base
+            if len(inside) <= FEW:
+                part = self._rows.parts[segment].take(inside)
+                return [inside[np.any(part.values, axis=1)] + base] * len(queries)
+            mask = np.zeros(end - base, np.bool_)
+            mask[inside] = True
+        return [] if file is None else [rows + base for rows in file.search(queries, k + max(MORE, k // PART), mask)]
+
+    def _exact(self, queries: NDArray[np.float32], nominated: Sequence[Rows], removed: bool) -> list[Scores]:
+        """Score the rows nominated for each query in float64; every vector is read once."""
+        ends = np.cumsum([0, *map(len, nominated)])
+        rows, owner = np.concatenate(nominated), np.repeat(np.arange(len(queries)), np.diff(ends))
+        order = np.argsort(rows, kind="stable")
+        rows, owner = rows[order], owner[order]
+        scores = np.empty(len(rows), np.float32)
+        for some, block in self._rows.blocks(np.unique(rows), BLOCK, neutral=removed):
+            first, last = np.searchsorted(rows, some[0]), np.searchsorted(rows, some[-1], side="right")
+            for start in range(first, last, BLOCK):
+                here = slice(start, min(start + BLOCK, last))
+                vectors = block.values[np.searchsorted(some, rows[here])].astype(np.float64)
+                scores[order[here]] = np.einsum("ij,ij->i", vectors, queries[owner[here]].astype(np.float64))
+        return np.split(scores, ends[1:-1])
+
+    @cached_property
+    def _live_masks(self) -> list[NDArray[np.bool_] | None]:
+        """Which rows of each segment are live, None where all are."""
+        masks = [self._rows.live[base:end] for base, end in pairwise(self._bases)]
+        return [None if mask.all() else mask for mask in masks]
+
+
+class _Flat:
+    """Rows whose vectors are compared whole."""
+
+    def __init__(self, rows: VectorRows, live: Rows, removed: bool) -> None:
+        """Read the vectors of ``live``, with or without their languages' offsets."""
+        self._id_order = rows.id_order
+        filled = [some[block.values.any(axis=1)] for some, block in rows.blocks(live, BLOCK, neutral=False)]
+        self._live = np.concatenate([np.empty(0, np.int64), *filled])
+        self._index: Any = None
+        for _, block in rows.blocks(self._live, BLOCK, neutral=removed):
+            self._index = self._index or faiss.IndexFlatIP(block.values.shape[1])
+            self._index.add(block.values)
+
+    def search(self, queries: NDArray[np.float32], k: int, allowed: Rows | None) -> list[Ranked]:
+        """Return the best rows for every query; search deeper while what lies beyond may belong among them."""
+        selector = None if allowed is None else np.flatnonzero(np.isin(self._live, allowed, assume_unique=True))
         total = len(self._live) if selector is None else len(selector)
-        if total == 0 or len(queries) == 0 or k <= 0:
+        if total == 0 or len(queries) == 0:
             return [NOTHING] * len(queries)
         parameters = None
         if selector is not None:
             parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(selector))  # type: ignore[call-arg]
         depth = min(k + SPARE, total)
         while True:
-            scores, positions = index.search(queries, depth, params=parameters)
+            scores, positions = self._index.search(queries, depth, params=parameters)
             if depth == total or np.all(scores[:, -1] < scores[:, k - 1] - SLACK):
                 break
             depth = min(depth * 4, total)
-        return [self._settle(index, *found, k=k) for found in zip(queries, positions, scores, strict=True)]
+        return [self._settle(*found, k=k) for found in zip(queries, positions, scores, strict=True)]
 
-    def _settle(
-        self,
-        index: Any,  # noqa: ANN401
-        query: Scores,
-        positions: NDArray[np.int64],
-        scores: Scores,
-        *,
-        k: int,
-    ) -> Ranked:
+    def _settle(self, query: Scores, positions: NDArray[np.int64], scores: Scores, *, k: int) -> Ranked:
         order = np.argsort(positions)
 
         def exact(rows: Rows) -> Scores:
-            vectors = index.reconstruct_batch(np.searchsorted(self._live, rows)).astype(np.float64)
+            vectors = self._index.reconstruct_batch(np.searchsorted(self._live, rows)).astype(np.float64)
             return np.asarray(vectors @ query.astype(np.float64), np.float32)
 
         rows = self._live[positions[order]]
-        return settle(rows, scores[order], k, slack=SLACK, exact=exact, id_order=self._rows.id_order)
+        return settle(rows, scores[order], k, slack=SLACK, exact=exact, id_order=self._id_order)

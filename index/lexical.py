@@ -13,7 +13,10 @@ from index.compiling import F32, I64, U8, U32, compiled
 BLOCK, LANES = 8192, 32
 
 
-class Postings(NamedTuple):
+Counts = NDArray[np.unsignedinteger]
+
+
+class Part(NamedTuple):
     """One segment of n rows.
 
     Attributes:
@@ -27,7 +30,7 @@ class Postings(NamedTuple):
     """
 
     rows: U32
-    counts: NDArray[np.unsignedinteger]
+    counts: Counts
     spans: I64
     norms: F32
     allowed: NDArray[np.bool_]
@@ -63,12 +66,13 @@ class Best(NamedTuple):
 
 
 @compiled
-def find(blob: U8, offsets: I64, keys: U8, key_offsets: I64, found: I64) -> None:
-    """Find strings among sorted ones by bisection.
+def find(blob: U8, offsets: I64, order: U32, keys: U8, key_offsets: I64, found: I64) -> None:
+    """Find strings by bisection.
 
     Args:
-        blob: the sorted strings in UTF-8, one after another.
+        blob: the strings in UTF-8, one after another.
         offsets: (V + 1,) where each begins.
+        order: (V,) their positions in the order of their bytes, or (0,) where they stand in it.
         keys: the strings wanted, likewise.
         key_offsets: (m + 1,) where each begins.
         found: (m,) gets their positions among the V, -1 for none.
@@ -79,17 +83,51 @@ def find(blob: U8, offsets: I64, keys: U8, key_offsets: I64, found: I64) -> None
         found[i] = -1
         while low < high:
             middle = (low + high) // 2
-            start, length = offsets[middle], offsets[middle + 1] - offsets[middle]
-            at = 0
-            while at < size and at < length and keys[first + at] == blob[start + at]:
-                at += 1
+            place = np.int64(order[middle]) if len(order) else middle
+            start, length = offsets[place], offsets[place + 1] - offsets[place]
+            at = _common(blob, start, length, keys, first, size)
             if at == size and at == length:
-                found[i] = middle
+                found[i] = place
                 break
             if at == length or (at < size and blob[start + at] < keys[first + at]):
                 low = middle + 1
             else:
                 high = middle
+
+
+@compiled
+def merge(blob: U8, offsets: I64, a: I64, b: I64, out: I64) -> None:
+    """Merge two runs of strings, each in the order of their bytes; of equal ones those of ``a`` go first.
+
+    Args:
+        blob: the strings in UTF-8, one after another.
+        offsets: (n + 1,) where each begins.
+        a: positions of some of them.
+        b: positions of others.
+        out: (len(a) + len(b),) gets all.
+    """
+    i = j = 0
+    while i < len(a) and j < len(b):
+        left, right = offsets[a[i]], offsets[b[j]]
+        size, other = offsets[a[i] + 1] - left, offsets[b[j] + 1] - right
+        at = _common(blob, left, size, blob, right, other)
+        if at == size or (at < other and blob[left + at] < blob[right + at]):
+            out[i + j] = a[i]
+            i += 1
+        else:
+            out[i + j] = b[j]
+            j += 1
+    out[i + j : i + len(b)] = b[j:]
+    out[i + len(b) :] = a[i:]
+
+
+@compiled
+def _common(a: U8, left: int, size: int, b: U8, right: int, other: int) -> int:
+    """Return how many bytes two strings have in common at their beginnings."""
+    at = 0
+    while at < size and at < other and a[left + at] == b[right + at]:
+        at += 1
+    return at
 
 
 @compiled
@@ -101,57 +139,96 @@ def count_live(rows: U32, starts: I64, ends: I64, live: NDArray[np.bool_], count
 
 
 @compiled
-def search(postings: Postings, asked: Asked, best: Best) -> None:
+def search(part: Part, asked: Asked, start: int, stop: int, best: Best) -> None:
     """Score the rows of one segment for some queries and keep the best of them and of what has been found before.
 
     Some thousand rows at a time, so that their scores and norms stay in the first-level cache: with 61,485 documents a
-    query took 350 to 450 microseconds with all rows at once, and takes 70 to 110.
+    query took 350 to 450 microseconds with all rows at once.
+
+    Args:
+        part: the segment.
+        asked: the queries.
+        start: the first of them to work on.
+        stop: where to stop.
+        best: gets the rows of these.
     """
     scores = np.zeros(BLOCK, np.float32)
     longest = 0
-    for q in range(len(asked.starts) - 1):
+    for q in range(start, stop):
         longest = max(longest, asked.starts[q + 1] - asked.starts[q])
     at, end = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    for q in range(len(asked.starts) - 1):
+    for q in range(start, stop):
         begin = asked.starts[q]
         terms = asked.starts[q + 1] - begin
         for i in range(terms):
-            at[i], end[i] = postings.spans[asked.terms[begin + i]]
-        for first in range(0, len(postings.norms), BLOCK):
-            last = min(first + BLOCK, len(postings.norms))
+            at[i], end[i] = part.spans[asked.terms[begin + i], 0], part.spans[asked.terms[begin + i], 1]
+        for first in range(0, len(part.norms), BLOCK):
+            last = min(first + BLOCK, len(part.norms))
             found = False
             for i in range(terms):
-                weight, here, stop = asked.weights[begin + i], at[i], end[i]
-                while here < stop and postings.rows[here] < last:
-                    row = postings.rows[here]
-                    count = np.float32(postings.counts[here])
-                    scores[row - first] += weight * count / (count + postings.norms[row])
-                    here += 1
-                found = found or here > at[i]
-                at[i] = here
+                stop = _seek(part.rows, at[i], end[i], last)
+                here = slice(at[i], stop)
+                _add(
+                    asked.weights[begin + i], part.rows[here], part.counts[here], first, part.norms[first:last], scores
+                )
+                found = found or stop > at[i]
+                at[i] = stop
             if found:
-                _collect(scores, first, postings, best, q)
+                _collect(scores, first, part, best, q)
 
 
 @compiled
-def _collect(scores: F32, first: int, postings: Postings, best: Best, q: int) -> None:
+def _seek(rows: U32, at: int, end: int, row: int) -> int:
+    """Return the first position from ``at`` to ``end`` with at least this row, found by doubling steps."""
+    step = 64
+    while at + step < end and rows[at + step] < row:
+        at += step
+        step *= 2
+    last = min(at + step, end)
+    while at < last:
+        middle = (at + last) // 2
+        if rows[middle] < row:
+            at = middle + 1
+        else:
+            last = middle
+    return at
+
+
+@compiled
+def _add(weight: np.float32, rows: U32, counts: Counts, first: int, norms: F32, scores: F32) -> None:
+    """Add to the scores of the rows from ``first`` what a term has there.
+
+    Positions without a sign: Numba looks whether others count from the end, which takes as long as all the rest.
+    """
+    for i in range(len(rows)):
+        place = np.uint32(rows[i] - np.uint32(first))
+        count = np.float32(counts[i])
+        scores[place] += weight * count / (count + norms[place])
+
+
+@compiled
+def _collect(scores: F32, first: int, part: Part, best: Best, q: int) -> None:
     """Offer the rows from ``first`` whose scores are above 0, and set those back to 0."""
     size = best.scores.shape[1]
+    bar = best.scores[q, 0] if best.filled[q] == size else np.float32(0)
     for start in range(0, BLOCK, LANES):
-        most = np.float32(0)
+        some, most = scores[start : start + LANES], np.float32(0)
         for i in range(LANES):
-            most = max(most, scores[start + i])
-        if most > 0 and (best.filled[q] < size or most >= best.scores[q, 0]):
-            for i in range(start, start + LANES):
-                if scores[i] > 0 and postings.allowed[first + i]:
-                    _offer(best, q, scores[i], postings.order[first + i], np.int64(postings.first + first + i))
+            most = max(most, some[np.uint32(i)])
+        if most > 0 and most >= bar:
+            for i in range(LANES):
+                row = first + start + i
+                if some[i] > 0 and some[i] >= bar and part.allowed[row]:
+                    _offer(best, q, some[i], part.order[row], np.int64(part.first + row))
+                    if best.filled[q] == size:
+                        bar = best.scores[q, 0]
     scores[:] = 0
 
 
 @compiled
-def finish(best: Best) -> None:
-    """Bring the rows of every query into their order, best first."""
-    for q in range(len(best.filled)):
+def finish(start: int, stop: int, best: Best) -> None:
+    """Bring the rows of some queries into their order, best first."""
+    for q in range(start, stop):
         for last in range(best.filled[q] - 1, 0, -1):
             score, order, row = best.scores[q, last], best.order[q, last], best.rows[q, last]
             least = best.scores[q, 0], best.order[q, 0], best.rows[q, 0]

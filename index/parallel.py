@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -18,12 +20,39 @@ _HERE = threading.local()
 def share(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
     """Do the work on every item, on all cores, and return the results in order.
 
+    The calling thread takes its part, for to wake another one takes .05 ms: as long as half a search of BM25.
+
     Raises:
         Exception: what the work on the first item that fails raises; the others are still worked on.
     """
     if len(items) < 2 or getattr(_HERE, "is_worker", False):
         return [work(item) for item in items]
-    return list(_pool().map(work, items))
+    done: dict[int, R] = {}
+    failed: dict[int, Exception] = {}
+    left = deque(range(len(items)))
+
+    def take() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                i = left.popleft()
+                try:
+                    done[i] = work(items[i])
+                except Exception as error:  # told below
+                    failed[i] = error
+
+    others = [_pool().submit(take) for _ in range(min(os.cpu_count() or 1, len(items)) - 1)]
+    _HERE.is_worker = True
+    try:
+        take()
+    finally:
+        _HERE.is_worker = False
+        left.clear()  # of an interrupt
+        for other in others:
+            if not other.cancel():
+                other.result()
+    if failed:
+        raise failed[min(failed)]
+    return [done[i] for i in range(len(items))]
 
 
 @lru_cache(maxsize=1)

@@ -61,11 +61,11 @@ class Ragged:
 
     def take(self, texts: NDArray[np.integer]) -> Ragged:
         """Return the chosen texts, in that order, as a copy."""
-        lengths = np.diff(self.offsets)[texts]
+        lengths = self.offsets[texts + 1] - self.offsets[texts]
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         # Position of every wanted vector: where its text begins, plus its place inside the text.
-        places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][texts] - offsets[:-1], lengths)
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[texts] - offsets[:-1], lengths)
         return Ragged(self.values[places], offsets)
 
     @property

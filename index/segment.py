@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from data.errors import EncoderError
 from data.records import Document
-from index.bm25 import merge_postings, write_postings
+from index.bm25 import Postings, merge_postings, write_postings
 from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
 from index.coded import CodedTokens
 from index.coding import Coding, write_coded
+from index.inverted import InvertedFile, write_inverted
 from index.ragged import Ragged
 from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json, write_parts
 
@@ -68,21 +69,26 @@ class Segment:
     """An opened segment of n rows.
 
     Attributes:
-        ids: n strings.
+        ids: n strings; ``by_id`` (n,) uint32 are their positions in the order of their UTF-8 bytes.
         documents: n JSON objects as text.
         hashes: (n, 16) uint8, of what the user sent.
+        postings: of the lexical view, if there is one.
         languages: the codes that occur; ``codes`` (n,) uint16 points into it.
         vectors: by view, float16: a dense vector is a text with one token. The late view of a large segment is coded.
+        inverted: what finds candidates in the dense view of a large segment.
         sums: by view, over all n rows.
     """
 
     folder: Path
     ids: StringArray
+    by_id: NDArray[np.uint32]
     documents: StringArray
     hashes: NDArray[np.uint8]
     languages: tuple[str, ...]
     codes: NDArray[np.uint16]
+    postings: Postings | None
     vectors: Mapping[str, Ragged | CodedTokens]
+    inverted: InvertedFile | None
     sums: Mapping[str, LanguageSums]
 
     def __len__(self) -> int:
@@ -101,11 +107,14 @@ class Segment:
         return cls(
             folder=folder,
             ids=StringArray.open(folder, "ids"),
+            by_id=read_array(folder / "ids.order.npy"),
             documents=StringArray.open(folder, "documents"),
             hashes=read_array(folder / "hashes.npy"),
             languages=tuple(meta["languages"]),
             codes=codes,
+            postings=Postings.open(folder) if Postings.exist(folder) else None,
             vectors=vectors,
+            inverted=InvertedFile(folder, meta["languages"]) if InvertedFile.exists(folder) else None,
             sums=sums,
         )
 
@@ -137,6 +146,8 @@ def write_segment(
         pairs = ((d.content(), language) for d, language in zip(documents, languages, strict=True))
         write_postings(folder, pairs)
     StringArray.write(folder, "ids", (d.id for d in documents))
+    by_id = sorted(range(len(documents)), key=lambda i: documents[i].id)  # code points go as UTF-8 does
+    write_array(folder / "ids.order.npy", np.array(by_id, np.uint32))
     StringArray.write(folder, "documents", (json.dumps(d.to_json(), ensure_ascii=False) for d in documents))
     hashes = np.frombuffer(b"".join(content_hash(d) for d in documents), np.uint8).reshape(-1, 16)
     write_array(folder / "hashes.npy", hashes)
@@ -164,7 +175,10 @@ def _stored(view: str, vectors: Vectors, documents: Sequence[Document]) -> Ragge
 
 
 def merge_segments(
-    folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]], coding: Coding | None = None
+    folder: Path,
+    sources: Sequence[tuple[Segment, NDArray[np.bool_]]],
+    coding: Coding | None = None,
+    inverting: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> dict[str, Any]:
     """Write the kept rows of several segments as one segment and return its entry; nothing is encoded again.
 
@@ -172,13 +186,14 @@ def merge_segments(
         folder: as in :func:`write_segment`.
         sources: segments with the same views, each with the rows to keep, (n,) bool.
         coding: how to code the late view, where it is to be coded; a source that is coded needs it.
+        inverting: what a dense vector of each language loses, where the dense view is to have an inverted file.
     """
     _fresh(folder)
     first = sources[0][0]
-    if (first.folder / "bm25.lengths.npy").exists():
-        merge_postings(folder, [(segment.folder, keep) for segment, keep in sources])
+    if first.postings is not None:
+        merge_postings(folder, [(segment.postings, keep) for segment, keep in sources if segment.postings is not None])
     kept = [(segment, np.flatnonzero(keep)) for segment, keep in sources]
-    StringArray.write(folder, "ids", (x for s, keep in sources for x in compress(s.ids, keep)))
+    _merge_ids(folder, sources)
     StringArray.write(folder, "documents", (s.documents[i] for s, rows in kept for i in rows.tolist()))
     write_array(folder / "hashes.npy", np.concatenate([s.hashes[rows] for s, rows in kept]))
     languages = [s.languages[code] for s, rows in kept for code in s.codes[rows]]
@@ -192,7 +207,19 @@ def merge_segments(
         chosen[view] = found = _open_vectors(folder, view, codes)
         if isinstance(found, CodedTokens):
             found.warm()
+        elif view == "dense" and inverting is not None and found.values.any():
+            write_inverted(folder, found, codes, names, inverting)
     return _finish(folder, languages, chosen)
+
+
+def _merge_ids(folder: Path, sources: Sequence[tuple[Segment, NDArray[np.bool_]]]) -> None:
+    """Write the ids of the kept rows and their order."""
+    StringArray.write(folder, "ids", (x for s, keep in sources for x in compress(s.ids, keep)))
+    runs, first = [], 0
+    for segment, keep in sources:
+        runs.append((np.cumsum(keep) - 1 + first)[segment.by_id[keep[segment.by_id]]])
+        first += int(np.count_nonzero(keep))
+    write_array(folder / "ids.order.npy", StringArray.open(folder, "ids").merge(runs).astype(np.uint32))
 
 
 def _merge_vectors(folder: Path, view: str, kept: Sequence[tuple[Segment, NDArray[np.int64]]]) -> None:

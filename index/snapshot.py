@@ -23,7 +23,7 @@ from index.late import LateView
 from index.manifest import Manifest
 from index.ranking import Rows
 from index.segment import Segment
-from index.storage import read_array
+from index.storage import StringArray, read_array
 from index.vectors import VectorRows
 
 
@@ -38,7 +38,8 @@ class Snapshot:
         """
         self.folder = folder
         self.manifest = manifest
-        self._views = threading.Lock()
+        self._views = threading.Lock()  # or every thread that comes first would make a view of its own
+        self._bm25: Bm25View | None = None
         self._dense: DenseView | None = None
         self._late: LateView | None = None
         for path, entry in files(folder, manifest):
@@ -68,9 +69,6 @@ class Snapshot:
             view: Prior(tuple(entry["languages"]), read_array(self.folder / entry["name"]))
             for view, entry in self.manifest.priors.items()
         }
-        self._bm25 = None
-        if "bm25" in self.manifest.views:
-            self._bm25 = Bm25View([s.folder for s in self.segments], self._live, self.id_order)
 
     @classmethod
     def open(cls, folder: Path) -> Snapshot:
@@ -99,22 +97,32 @@ class Snapshot:
 
     def ids(self, rows: Rows) -> list[str]:
         """Return the ids of rows."""
-        return [self._all_ids[row] for row in rows.tolist()]
+        return [self.segments[segment].ids[local] for segment, local in self._places(rows)]
 
     def row(self, identity: str) -> int | None:
         """Return the row of a live document, or None."""
-        return self._row_of_id.get(identity)
+        (row,) = self.find([identity]).tolist()
+        return None if row < 0 else row
+
+    def find(self, ids: Sequence[str]) -> Rows:
+        """Return the rows of live documents, -1 where there is none."""
+        rows = np.full(len(ids), -1, np.int64)
+        for segment, base in zip(self.segments, self._bases.tolist(), strict=False):
+            local = segment.ids.find(ids, segment.by_id)
+            here = (local >= 0) & self._live[np.maximum(local, 0) + base] if len(segment) else local >= 0
+            rows[here] = local[here] + base
+        return rows
 
     def document(self, row: int) -> Document:
         """Read the document of a row; ``lang`` is the language it was indexed in."""
-        ((_, local),) = self._places(np.array([row]))
-        stored = Document.from_json(json.loads(self._segment(row).documents[local]))
+        ((segment, local),) = self._places(np.array([row]))
+        stored = Document.from_json(json.loads(self.segments[segment].documents[local]))
         return Document(stored.id, stored.text, stored.title, self.language(row), stored.metadata)
 
     def content_hash(self, row: int) -> bytes:
         """Return the 16 bytes of `index.segment.content_hash` of the document of a row."""
-        ((_, local),) = self._places(np.array([row]))
-        return bytes(self._segment(row).hashes[local])
+        ((segment, local),) = self._places(np.array([row]))
+        return bytes(self.segments[segment].hashes[local])
 
     def language(self, row: int) -> str:
         """Return the language that a row was indexed in, "" for unknown."""
@@ -130,7 +138,8 @@ class Snapshot:
         chosen = self._live.copy()
         if ids:
             named = np.zeros(self.rows, np.bool_)
-            named[[row for x in ids if (row := self.row(x)) is not None]] = True
+            found = self.find(ids)
+            named[found[found >= 0]] = True
             chosen &= named
         if languages:
             wanted = set(languages)
@@ -147,15 +156,18 @@ class Snapshot:
     @property
     def bm25(self) -> Bm25View:
         """The lexical view."""
-        if self._bm25 is None:
+        if "bm25" not in self.manifest.views:
             raise self._without("bm25")
-        return self._bm25
+        with self._views:
+            postings = [s.postings for s in self.segments if s.postings is not None]
+            self._bm25 = self._bm25 or Bm25View(postings, self._live, self.id_order)
+            return self._bm25
 
     @property
     def dense(self) -> DenseView:
         """The view with one vector a document."""
-        with self._views:  # or every thread that comes first would make an index of its own
-            self._dense = self._dense or DenseView(self._vector_rows("dense"))
+        with self._views:
+            self._dense = self._dense or DenseView(self._vector_rows("dense"), [s.inverted for s in self.segments])
             return self._dense
 
     @property
@@ -165,21 +177,28 @@ class Snapshot:
             self._late = self._late or LateView(self._vector_rows("late"))
             return self._late
 
-    def late_tokens(self, *, coded: bool) -> list[int]:
-        """Return how many token vectors each segment holds that are coded, or are not."""
-        found = [s.vectors.get("late") for s in self.segments]
-        return [int(x.offsets[-1]) if x is not None and isinstance(x, CodedTokens) == coded else 0 for x in found]
+    def waiting(self, view: str) -> list[int]:
+        """Return how many vectors of a view each segment holds that are compared whole."""
+        vectors = [(s, s.vectors.get(view)) for s in self.segments]
+        return [
+            0
+            if x is None or isinstance(x, CodedTokens) or (view == "dense" and s.inverted is not None)
+            else int(x.offsets[-1])
+            for s, x in vectors
+        ]
 
     @property
     def drifted(self) -> bool:
-        """Whether languages lie elsewhere than they did when their token vectors were coded, see `index.coded`."""
-        coded = [(s, x) for s in self.segments if isinstance(x := s.vectors.get("late"), CodedTokens)]
-        centroids = self.centroids("late") if coded else None
-        return centroids is not None and any(
-            np.linalg.norm(centroids.offset(name) - offset) > DRIFT
-            for segment, view in coded
-            for name, offset in zip(segment.languages, view.frame, strict=True)
-        )
+        """Whether languages lie elsewhere than when their vectors were coded or put into an inverted file."""
+        coded = [(s, x.frame) for s in self.segments if isinstance(x := s.vectors.get("late"), CodedTokens)]
+        inverted = [(s, s.inverted.frame) for s in self.segments if s.inverted is not None]
+        for view, frames in (("late", coded), ("dense", inverted)):
+            centroids = self.centroids(view) if frames else None
+            for segment, frame in frames:
+                now = [centroids.offset(name) for name in segment.languages] if centroids else []
+                if np.any(np.linalg.norm(np.stack(now) - frame, axis=1) > DRIFT):
+                    return True
+        return False
 
     def centroids(self, view: str) -> Centroids:
         """Return the language centroids of the live documents in a vector view."""
@@ -217,18 +236,11 @@ class Snapshot:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     @cached_property
-    def _all_ids(self) -> list[str]:
-        return [x for s in self.segments for x in s.ids]
-
-    @cached_property
-    def _row_of_id(self) -> dict[str, int]:
-        return {x: row for row, x in enumerate(self._all_ids) if self._live[row]}
-
-    @cached_property
     def id_order(self) -> NDArray[np.int64]:
         """The position of each row's id among all ids, ascending, (rows,): ties go to the greater."""
+        runs = [segment.by_id + base for segment, base in zip(self.segments, self._bases.tolist(), strict=False)]
         order = np.empty(self.rows, np.int64)
-        order[sorted(range(self.rows), key=self._all_ids.__getitem__)] = np.arange(self.rows)
+        order[StringArray.join([segment.ids for segment in self.segments]).merge(runs)] = np.arange(self.rows)
         return order
 
     def _vector_rows(self, view: str) -> VectorRows:
@@ -250,12 +262,10 @@ class Snapshot:
     def _dims(self, view: str) -> int:
         return int((self.manifest.encoder or {}).get("dims", {}).get(view, 1))
 
-    def _segment(self, row: int) -> Segment:
-        return self.segments[int(np.searchsorted(self._bases, row, side="right")) - 1]
-
     def _places(self, rows: Rows) -> list[tuple[int, int]]:
+        """Return the segment of each row, and which row of it that is."""
         segment = np.searchsorted(self._bases, rows, side="right") - 1
-        return list(zip(rows.tolist(), (rows - self._bases[segment]).tolist(), strict=True))
+        return list(zip(segment.tolist(), (rows - self._bases[segment]).tolist(), strict=True))
 
 
 def size_problem(path: Path, entry: Mapping[str, Any]) -> str:

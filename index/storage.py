@@ -27,6 +27,7 @@ MAPPED = 1 << 16
 # NumPy reads headers with ast.literal_eval, which in CPython 3.11 now and then fails where threads use it at once
 # ("AST constructor recursion depth mismatch", python/cpython#106905).
 _HEADERS = threading.Lock()
+IN_ORDER = np.empty(0, np.uint32)
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
@@ -124,6 +125,17 @@ class StringArray:
         write_array(folder / f"{name}.offsets.npy", np.asarray(ends, np.int64))
 
     @classmethod
+    def join(cls, parts: Sequence[StringArray]) -> StringArray:
+        """Return the strings of all parts, one after another; of several parts a copy."""
+        if len(parts) == 1:
+            return parts[0]
+        ends = np.cumsum([0, *(len(part._blob) for part in parts)])
+        offsets = [part._offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
+        blobs = [part._blob for part in parts]
+        empty = np.empty(0, np.uint8)
+        return cls(np.concatenate([empty, *blobs]), np.concatenate([np.zeros(1, np.int64), *offsets]))
+
+    @classmethod
     def open(cls, folder: Path, name: str) -> StringArray:
         """Map what :meth:`write` wrote."""
         return cls(read_array(folder / f"{name}.blob.npy"), read_array(folder / f"{name}.offsets.npy"))
@@ -142,10 +154,27 @@ class StringArray:
         for start, end in pairwise(ends):
             yield blob[start:end].decode("utf-8")
 
-    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Return the position of every key, or -1. The strings must be in the order of their UTF-8 bytes."""
+    def find(self, keys: Sequence[str], order: NDArray[np.uint32] = IN_ORDER) -> NDArray[np.int64]:
+        """Return the position of every key, or -1.
+
+        Args:
+            keys: what to look for.
+            order: the positions of the strings in the order of their UTF-8 bytes; left out where they stand in it.
+        """
         encoded = [key.encode("utf-8") for key in keys]
         ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         found = np.empty(len(keys), np.int64)
-        lexical.find(self._blob, self._offsets, np.frombuffer(b"".join(encoded), np.uint8), ends, found)
+        lexical.find(self._blob, self._offsets, order, np.frombuffer(b"".join(encoded), np.uint8), ends, found)
         return found
+
+    def merge(self, runs: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
+        """Return the positions in all runs, each of which is in the order of its strings' UTF-8 bytes, as one such run.
+
+        The last are merged first, for segments are the smaller the younger they are.
+        """
+        left = [np.asarray(run, np.int64) for run in runs]
+        while len(left) > 1:
+            b, a = left.pop(), left.pop()
+            left.append(np.empty(len(a) + len(b), np.int64))
+            lexical.merge(self._blob, self._offsets, a, b, left[-1])
+        return left[0] if left else np.empty(0, np.int64)

@@ -49,7 +49,7 @@ class VectorRows:
                 base += len(part)
                 continue
             inside = rows[np.searchsorted(rows, base) : np.searchsorted(rows, base + len(part))] - base
-            ends = np.cumsum(np.diff(part.offsets)[inside])
+            ends = np.cumsum(part.offsets[inside + 1] - part.offsets[inside])
             start = 0
             while start < len(inside):
                 done = ends[start - 1] if start else 0

@@ -25,7 +25,7 @@ from data.readers import BeirFolder
 from eval.bench import results
 from eval.bench.timing import Search, measure
 from index.analysis import terms
-from index.bm25 import DEFAULTS, Bm25View, write_postings
+from index.bm25 import DEFAULTS, Bm25View, Postings, write_postings
 from retriever.language import identifier
 
 QUERIES = 500
@@ -54,7 +54,7 @@ def main() -> None:
     asked = [terms(query.text, lang) for query, lang in zip(queries, spoken, strict=True)]
     corpus = [terms(text, lang) for text, lang in zip(texts, languages, strict=True)]
     rows = run(texts, languages, corpus, [query for query in asked if query], 1 if given.quick else PASSES)
-    print(results.write("bm25", rows, given.to))
+    print(results.write(f"bm25.{given.dataset.resolve().name}", rows, given.to))
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         write_postings(Path(folder), zip(texts, languages, strict=True))
         everything = np.ones(len(texts), np.bool_)
-        view = Bm25View([Path(folder)], everything, np.arange(len(texts)))
+        view = Bm25View([Postings.open(Path(folder))], everything, np.arange(len(texts)))
 
         def ours(queries: Sequence[Sequence[str]], k: int) -> list[list[int]]:
             return [ranked.rows.tolist() for ranked in view.search(queries, k)]

@@ -18,16 +18,17 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER) -
     """Write ``NAME.json`` and ``NAME.md``; return the JSON file.
 
     Args:
-        name: of the benchmark.
+        name: of the benchmark, and after a dot, where there are several, of the dataset.
         rows: ``{"system", "parameters", "metrics"}``; a metric that was not measured is absent.
         folder: where.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    module = name.partition(".")[0]
     body = {
         "machine": {"cpu": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         # Of paths the last part: where things lie on a machine is nobody's business.
-        "command": " ".join(["python -m", f"eval.bench.{name}", *(Path(given).name for given in sys.argv[1:])]),
+        "command": " ".join(["python -m", f"eval.bench.{module}", *(Path(given).name for given in sys.argv[1:])]),
         "rows": list(rows),
     }
     path = folder / f"{name}.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.bench import bm25, late, plot, results
+from eval.bench import bm25, dense, late, plot, results
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -38,10 +38,20 @@ def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys
 def test_the_bm25_benchmark_finds_what_bm25s_finds(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bm25", str(DEMO), "--quick", "--to", str(tmp_path)])
     bm25.main()
-    ours, theirs, slow = json.loads((tmp_path / "bm25.json").read_text(encoding="utf-8"))["rows"]
+    ours, theirs, slow = json.loads((tmp_path / "bm25.demo.json").read_text(encoding="utf-8"))["rows"]
     assert [ours["system"], theirs["system"], slow["system"]] == ["polyseek-bm25", "bm25s", "rank-bm25"]
     assert theirs["metrics"]["agrees"] == 1
     assert min(row["metrics"]["qps"] for row in (ours, theirs, slow)) > 0
+
+
+def test_the_dense_benchmark_finds_what_the_flat_index_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dense", str(DEMO), "--quick", "--to", str(tmp_path)])
+    dense.main()
+    flat, ours = json.loads((tmp_path / "dense.json").read_text(encoding="utf-8"))["rows"]
+    assert [flat["system"], ours["system"]] == ["FAISS flat", "polyseek-dense"]
+    assert flat["metrics"]["recall@10"] == 1
+    assert ours["metrics"]["recall@10"] > 0.98
+    assert min(row["metrics"]["qps"] for row in (flat, ours)) > 0
 
 
 def test_a_table_leaves_out_what_was_not_measured():

@@ -13,7 +13,7 @@ from rank_bm25 import BM25Okapi
 
 from data.errors import CollectionError, UsageError
 from index.analysis import terms
-from index.bm25 import Bm25Parameters, Bm25Variant, Bm25View, merge_postings, write_postings
+from index.bm25 import Bm25Parameters, Bm25Variant, Bm25View, Postings, merge_postings, write_postings
 from index.storage import read_array
 
 OKAPI = Bm25Parameters(k1=1.5, b=0.75, variant=Bm25Variant.OKAPI)
@@ -26,11 +26,11 @@ def write(folder, texts, lang=""):
 
 
 def open_view(folder, *segments, dead=(), lang=""):
-    folders = [write(folder / str(i), texts, lang) for i, texts in enumerate(segments)]
+    parts = [Postings.open(write(folder / str(i), texts, lang)) for i, texts in enumerate(segments)]
     rows = sum(map(len, segments))
     live = np.ones(rows, np.bool_)
     live[list(dead)] = False
-    return Bm25View(folders, live, np.arange(rows))
+    return Bm25View(parts, live, np.arange(rows))
 
 
 def random_texts(documents, *, seed=0):
@@ -116,7 +116,7 @@ def test_merged_postings_equal_fresh_ones_byte_for_byte(tmp_path_factory, rows):
     fresh = write(folder / "fresh", [text for text, lives in zip(texts, keep, strict=True) if lives])
     merged = folder / "merged"
     merged.mkdir()
-    merge_postings(merged, [(first, keep[:half]), (second, keep[half:])])
+    merge_postings(merged, [(Postings.open(first), keep[:half]), (Postings.open(second), keep[half:])])
     assert contents(merged) == contents(fresh)
 
 
@@ -134,7 +134,7 @@ def test_merging_nothing_gives_an_empty_segment(tmp_path):
 def test_a_mask_of_another_length_is_refused_with_both_numbers(tmp_path):
     source = write(tmp_path / "1", ["a", "b"])
     with pytest.raises(ValueError, match=r"2 documents.*3"):
-        merge_postings(tmp_path, [(source, np.ones(3, np.bool_))])
+        merge_postings(tmp_path, [(Postings.open(source), np.ones(3, np.bool_))])
 
 
 def test_counts_take_two_bytes_unless_a_document_needs_four(tmp_path):
@@ -144,7 +144,7 @@ def test_counts_take_two_bytes_unless_a_document_needs_four(tmp_path):
     # Without the long document two bytes are enough again.
     merged = tmp_path / "merged"
     merged.mkdir()
-    merge_postings(merged, [(large, np.array([False, True]))])
+    merge_postings(merged, [(Postings.open(large), np.array([False, True]))])
     assert contents(merged) == contents(write(tmp_path / "fresh", ["b"]))
 
 
@@ -161,6 +161,19 @@ def test_within_is_the_full_ranking_filtered(tmp_path, parameters):
     ):
         expected = [pair for pair in as_pairs(full) if pair[0] in set(allowed.tolist())][:5]
         assert as_pairs(found) == expected
+
+
+@pytest.mark.parametrize("parameters", [Bm25Parameters(), Bm25Parameters(0, 0), OKAPI])
+def test_the_best_k_are_the_first_of_all_that_match(tmp_path, parameters):
+    # Enough rows that most are passed over; every text stands eight times, so that there are ties everywhere.
+    view = open_view(tmp_path, random_texts(3000) * 8, random_texts(500, seed=2), dead=range(0, 24_000, 7))
+    generator = np.random.default_rng(1)
+    queries = [[f"w{w}" for w in generator.integers(0, 200, n)] for n in (1, 2, 4, 4, 8, 8, 16, 40)]
+    for full, *found in zip(
+        *(view.search(queries, k, parameters=parameters) for k in (24_500, 1, 10, 300)), strict=True
+    ):
+        for k, ranked in zip((1, 10, 300), found, strict=True):
+            assert as_pairs(ranked) == as_pairs(full)[:k]
 
 
 def test_within_of_another_length_is_refused(tmp_path):
@@ -189,9 +202,9 @@ def test_a_collection_without_live_terms_answers_nothing(tmp_path, parameters, s
 
 def test_equal_texts_tie_and_the_greater_id_goes_first(tmp_path):
     texts = random_texts(40)
-    folders = [write(tmp_path / str(i), texts) for i in range(2)]
+    parts = [Postings.open(write(tmp_path / str(i), texts)) for i in range(2)]
     # Ids descend with the rows, so among equal texts the smaller row has the greater id.
-    view = Bm25View(folders, np.ones(80, np.bool_), np.arange(80)[::-1].copy())
+    view = Bm25View(parts, np.ones(80, np.bool_), np.arange(80)[::-1].copy())
     (ranked,) = view.search([["w0", "w1", "w2", "w3", "w7"]], 80)
     score = dict(as_pairs(ranked))
     place = {row: i for i, row in enumerate(ranked.rows.tolist())}
@@ -218,7 +231,7 @@ def test_impossible_parameters_are_refused_with_the_number(k1, b):
 def test_postings_of_another_collection_are_refused(tmp_path):
     folder = write(tmp_path / "1", ["a", "b"])
     with pytest.raises(CollectionError, match=r"2 documents.*3 rows"):
-        Bm25View([folder], np.ones(3, np.bool_), np.arange(3))
+        Bm25View([Postings.open(folder)], np.ones(3, np.bool_), np.arange(3))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The coded late view: what rounding costs, what a search finds, and that commits copy what is coded."""
 
-import os
 import shutil
 import threading
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 import index.collection as collection_module
 from data.errors import UsageError
 from data.records import Document
-from index import kernels, parallel
+from index import kernels
 from index.cells import Cells
 from index.coded import CodedTokens, LateSearch
 from index.coding import DRIFT, Coding, encode, write_coded
@@ -145,18 +144,6 @@ def test_a_search_finds_what_exact_maxsim_finds(tmp_path, bits, least):
     assert recall(few, exact(asked, texts_, 10)) < recall(found, exact(asked, texts_, 10))
 
 
-@pytest.fixture
-def on_threads(monkeypatch):
-    """Have work shared out among so many threads."""
-
-    def use(count):
-        monkeypatch.setattr(os, "cpu_count", lambda: count)
-        parallel._pool.cache_clear()
-
-    yield use
-    parallel._pool.cache_clear()
-
-
 def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes(tmp_path, on_threads):
     ragged, codes = texts(3000, topics=800)
     view = coded(tmp_path, ragged, codes)
@@ -285,10 +272,17 @@ def test_lanes_do_not_matter(tmp_path):
 @pytest.fixture
 def small_views(monkeypatch):
     """Code the late view from 100 tokens on."""
-    monkeypatch.setattr(collection_module, "EXACT_TOKENS", 100)
+    monkeypatch.setitem(collection_module.WHOLE, "late", 100)
 
 
 WRITING = Writing(ToyEncoder(), identify)
+
+
+def coded_tokens(snapshot):
+    return [
+        int(x.offsets[-1]) if isinstance(x := segment.vectors["late"], CodedTokens) else 0
+        for segment in snapshot.segments
+    ]
 
 
 def late_folders(folder):
@@ -299,16 +293,14 @@ def test_an_add_codes_what_is_large_and_keeps_what_is_small_exact(tmp_path, smal
     made = documents(120)
     snapshot = build(tmp_path / "c", made[:100])
     for start in range(100, 121, 4):
-        assert sum(snapshot.late_tokens(coded=True)) > 400
-        assert sum(snapshot.late_tokens(coded=False)) <= 100
+        assert sum(coded_tokens(snapshot)) > 400
+        assert sum(snapshot.waiting("late")) <= 100
         assert len(late_folders(tmp_path / "c")) <= 4
         Collection(tmp_path / "c").add(made[start : start + 4], WRITING)
         snapshot = Snapshot.open(tmp_path / "c")
     assert len(snapshot) == 120
     assert Collection(tmp_path / "c").verify() == []
-    assert sum(snapshot.late_tokens(coded=True)) + sum(snapshot.late_tokens(coded=False)) == sum(
-        len(d.text.split()) for d in made
-    )
+    assert sum(coded_tokens(snapshot)) + sum(snapshot.waiting("late")) == sum(len(d.text.split()) for d in made)
 
 
 def test_what_was_killed_before_coding_is_coded_by_the_next_run(tmp_path, small_views, monkeypatch):
@@ -325,7 +317,7 @@ def test_what_was_killed_before_coding_is_coded_by_the_next_run(tmp_path, small_
 @given(st.lists(st.tuples(st.sampled_from(["add", "delete", "compact"]), st.integers(0, 50)), max_size=8))
 def test_adds_deletes_and_compacts_find_what_a_fresh_build_finds(tmp_path_factory, steps):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collection_module, "EXACT_TOKENS", 100)
+        patch.setitem(collection_module.WHOLE, "late", 100)
         folder = tmp_path_factory.mktemp("steps")
         pool = documents(200)
         live = {d.id: d for d in pool[:60]}
@@ -345,7 +337,7 @@ def test_adds_deletes_and_compacts_find_what_a_fresh_build_finds(tmp_path_factor
         snapshot = Snapshot.open(folder / "c")
         assert collection.verify() == []
         assert {snapshot.ids(np.flatnonzero(snapshot.live))[i] for i in range(len(snapshot))} == set(live)
-        patch.setattr(collection_module, "EXACT_TOKENS", 1 << 30)
+        patch.setitem(collection_module.WHOLE, "late", 1 << 30)
         fresh = build(folder / "fresh", list(live.values()))
         found, wanted = hits(snapshot, k=len(live)), hits(fresh, k=len(live))
         for asked in (x for x in wanted if x[0].startswith("late True")):
@@ -438,7 +430,7 @@ def test_a_coded_segment_may_lose_all_its_tokens(tmp_path, small_views):
     collection.delete([d.id for d in made])
     collection.compact()
     snapshot = Snapshot.open(tmp_path / "c")
-    assert (len(snapshot), snapshot.late_tokens(coded=True)) == (1, [0])
+    assert (len(snapshot), coded_tokens(snapshot)) == (1, [0])
     assert hits(snapshot)[("late True", "a cat and a dog")] == []
     assert collection.verify() == []
 

@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 
 import pytest
 
@@ -19,6 +20,33 @@ def test_errors_reach_the_caller_and_the_next_call_works():
     with pytest.raises(ZeroDivisionError):
         share([1, 0, 2], lambda x: 1 / x)
     assert share([1, 2], lambda x: 1 / x) == [1, 0.5]
+
+
+def test_of_several_errors_the_first_is_raised_and_the_others_are_worked_on():
+    seen = []
+
+    def work(x):
+        seen.append(x)
+        raise ValueError(x)
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        share(range(10), work)
+    assert sorted(seen) == list(range(10))
+
+
+def test_an_interrupt_ends_the_work():
+    begun = []
+
+    def work(x):
+        begun.append(x)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        share(range(1000), work)
+    assert len(begun) < 100
+    assert share([1, 2], str) == ["1", "2"]
 
 
 def test_many_threads_share_at_once():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.storage import MAPPED, StringArray, checksum, read_array, write_array, write_json, write_parts
@@ -85,6 +85,7 @@ def test_strings_come_back_as_they_were(tmp_path_factory, strings):
     assert list(found) == strings
 
 
+@settings(deadline=None)  # the first look-up compiles or loads it
 @given(st.sets(st.text(st.characters(exclude_categories=["Cs"]))), st.text(st.characters(exclude_categories=["Cs"])))
 def test_find_looks_up_sorted_strings(tmp_path_factory, strings, other):
     # Python compares code points, and UTF-8 keeps their order.
@@ -131,3 +132,24 @@ def test_the_checksum_is_that_of_the_content(tmp_path):
     # echo -n abc | b2sum -l 128
     (tmp_path / "a").write_bytes(b"abc")
     assert checksum(tmp_path / "a") == "cf4ab791c62b8d2b2109c90275287816"
+
+
+@settings(deadline=None)  # the first look-up compiles or loads it
+@given(
+    st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=9), max_size=4), st.text()
+)
+def test_strings_in_any_order_are_found_and_runs_of_them_merged(tmp_path_factory, groups, other):
+    folder = tmp_path_factory.mktemp("strings")
+    for i, strings in enumerate(groups):
+        StringArray.write(folder, str(i), strings)
+    parts = [StringArray.open(folder, str(i)) for i in range(len(groups))]
+    everything = [string for strings in groups for string in strings]
+    joined = StringArray.join(parts)
+    assert list(joined) == everything
+    runs = [sorted(range(len(strings)), key=strings.__getitem__) for strings in groups]
+    firsts = [sum(map(len, groups[:i])) for i in range(len(groups))]
+    merged = joined.merge([np.array(run, np.int64) + first for run, first in zip(runs, firsts, strict=True)])
+    assert merged.tolist() == sorted(range(len(everything)), key=everything.__getitem__)
+    wanted = [*everything, other.encode("utf-8", "replace").decode()]
+    found = joined.find(wanted, merged.astype(np.uint32)).tolist()
+    assert [everything[i] if i >= 0 else None for i in found] == [x if x in everything else None for x in wanted]

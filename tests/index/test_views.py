@@ -52,7 +52,9 @@ class World:
             return LateView(self.rows()).search(
                 Ragged.of(self.asked, DIMS), self.spoken, k, neutral=neutral, within=within
             )
-        return DenseView(self.rows()).search(np.concatenate(self.asked), self.spoken, k, neutral=neutral, within=within)
+        return DenseView(self.rows(), [None] * 3).search(
+            np.concatenate(self.asked), self.spoken, k, neutral=neutral, within=within
+        )
 
     def plain_scores(self, query, *, neutral):
         """Score every row in float64, one at a time: nan where a row cannot be found."""
@@ -171,7 +173,7 @@ def test_an_empty_query_finds_nothing_and_its_neighbours_all_the_same(late, neut
 def test_no_query_gives_no_ranking(late):
     world = World(0, late=late)
     world.asked, world.spoken = [], []
-    view = LateView(world.rows()) if late else DenseView(world.rows())
+    view = LateView(world.rows()) if late else DenseView(world.rows(), [None] * 3)
     queries = Ragged.of([], DIMS) if late else np.empty((0, DIMS), np.float32)
     assert view.search(queries, [], 5, neutral=True) == []
 
@@ -199,7 +201,7 @@ def test_two_languages_by_hand(late):
     # A query in no known language (.8, .6) - (.25, .25) = (.55, .35) -> (.84366, .53688).
     #   neutral: 0: .7071 * 1.38054 = .97619;                  1: .99827 * .84366 + .05872 * .53688 = .87373
     rows = two_languages()
-    view, query = (LateView(rows), None) if late else (DenseView(rows), None)
+    view, query = (LateView(rows), None) if late else (DenseView(rows, [None] * len(rows.parts)), None)
     query = np.array([[0.8, 0.6]], np.float32)
     asked = Ragged(query, np.array([0, 1])) if late else query
     for language, neutral, order, scores in [
@@ -223,7 +225,9 @@ def test_dense_goes_deeper_where_more_than_it_looked_at_are_tied():
         Centroids(NO_SUMS, None, 2),
         np.random.default_rng(0).permutation(500),
     )
-    (found,) = DenseView(rows).search(np.array([[0.6, 0.8]], np.float32), ["de"], 10, neutral=True)
+    (found,) = DenseView(rows, [None] * len(rows.parts)).search(
+        np.array([[0.6, 0.8]], np.float32), ["de"], 10, neutral=True
+    )
     assert found.rows.tolist() == np.argsort(-rows.id_order)[:10].tolist()
 
 
@@ -289,12 +293,12 @@ def test_a_filter_for_each_query():
 
 def test_threads_that_come_first_share_one_index():
     world = World(1, late=False)
-    view, built, barrier = DenseView(world.rows()), [], threading.Barrier(8)
+    view, built, barrier = DenseView(world.rows(), [None] * 3), [], threading.Barrier(8)
 
     def ask():
         barrier.wait()
         view.search(np.concatenate(world.asked), world.spoken, 5, neutral=True)
-        built.append(view._index(True))
+        built.append(view._flat_index(True, []))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
