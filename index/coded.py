@@ -99,8 +99,9 @@ class CodedTokens:
 
     def __init__(self, folder: Path, languages: NDArray[np.uint16]) -> None:
         """Map the files; ``languages`` (n,) points into the frame."""
-        names = ("codes", "widths", "lengths", "offsets", "cells", "starts", "texts")
-        found = {name: read_array(folder / f"late.{name}.npy") for name in names}
+        scattered = ("codes", "widths", "lengths", "cells")
+        found = {name: read_array(folder / f"late.{name}.npy", scattered=True) for name in scattered}
+        found |= {name: read_array(folder / f"late.{name}.npy") for name in ("offsets", "starts", "texts")}
         self.frame = read_array(folder / "late.frame.npy")
         self.rotation = read_array(folder / "late.rotation.npy")
         self._stored_centers = read_array(folder / "late.centers.npy")

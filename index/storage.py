@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import threading
 from array import array
@@ -69,11 +70,20 @@ class ArrayFile:
         self._file.write(np.ascontiguousarray(part, self._dtype).data)
 
 
-def read_array(path: Path) -> NDArray[Any]:
-    """Open an array read-only: by mmap, or read where it is small."""
+def read_array(path: Path, *, scattered: bool = False) -> NDArray[Any]:
+    """Open an array read-only: by mmap, or read where it is small.
+
+    Args:
+        path: a ``.npy``.
+        scattered: little of it will be read, here and there. The system then reads no more than is asked for: with 160
+            MB of memory for 383 MB of token vectors and the process, .13 s a query instead of 1.2 s. With enough memory
+            it takes longer until all of a cold file is there (190 queries: 9 s instead of 2 s).
+    """
     with _HEADERS:
         loaded = np.load(path, mmap_mode="r" if path.stat().st_size > MAPPED else None, allow_pickle=False)
     loaded.setflags(write=False)
+    if scattered and isinstance(loaded.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        loaded.base.madvise(mmap.MADV_RANDOM)
     return np.asarray(loaded)  # a plain view of the mapped file: slicing np.memmap costs half of a BM25 query
 
 
