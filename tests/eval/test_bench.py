@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.bench import bm25, dense, late, plot, results
+from eval.bench import bm25, dense, late, plot, results, scale
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -52,6 +52,24 @@ def test_the_dense_benchmark_finds_what_the_flat_index_finds(tmp_path, monkeypat
     assert flat["metrics"]["recall@10"] == 1
     assert ours["metrics"]["recall@10"] > 0.98
     assert min(row["metrics"]["qps"] for row in (flat, ours)) > 0
+
+
+def test_the_growth_benchmark_searches_ten_times_as_much(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(5, 20, 300)
+    values = generator.standard_normal((lengths.sum(), 64), np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    few = offsets[21]
+    np.savez(tmp_path / "v.npz", values=values, offsets=offsets, queries=values[:few], query_offsets=offsets[:22])
+    given = ["scale", str(DEMO), "--quick", "--vectors", str(tmp_path / "v.npz"), "--to", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    scale.main()
+    small, large = json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))["rows"]
+    assert large["parameters"]["tokens"] == 10 * small["parameters"]["tokens"] == 10 * len(values)
+    for row in (small, large):
+        assert row["metrics"]["recall@10"] > 0.8  # of directions drawn at random, which lie all equally far apart
+        assert min(row["metrics"][name] for name in ("build_s", "open_ms", "ms_p50", "qps", "own_mb")) > 0
 
 
 def test_a_table_leaves_out_what_was_not_measured():
