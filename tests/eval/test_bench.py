@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from eval.bench import bm25, dense, late, plot, results, scale
+from eval.bench import bm25, dense, kernels, late, plot, results, scale
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -54,7 +55,9 @@ def test_the_dense_benchmark_finds_what_the_flat_index_finds(tmp_path, monkeypat
     assert min(row["metrics"]["qps"] for row in (flat, ours)) > 0
 
 
-def test_the_growth_benchmark_searches_ten_times_as_much(tmp_path, monkeypatch):
+@pytest.fixture
+def vectors(tmp_path):
+    """Token vectors in any direction, of 300 texts, of which the first 21 are the queries."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(5, 20, 300)
     values = generator.standard_normal((lengths.sum(), 64), np.float32)
@@ -62,14 +65,29 @@ def test_the_growth_benchmark_searches_ten_times_as_much(tmp_path, monkeypatch):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     few = offsets[21]
     np.savez(tmp_path / "v.npz", values=values, offsets=offsets, queries=values[:few], query_offsets=offsets[:22])
-    given = ["scale", str(DEMO), "--quick", "--vectors", str(tmp_path / "v.npz"), "--to", str(tmp_path)]
+    return tmp_path / "v.npz"
+
+
+def test_the_growth_benchmark_searches_ten_times_as_much(tmp_path, vectors, monkeypatch):
+    given = ["scale", str(DEMO), "--quick", "--vectors", str(vectors), "--to", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", given)
     scale.main()
     small, large = json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))["rows"]
-    assert large["parameters"]["tokens"] == 10 * small["parameters"]["tokens"] == 10 * len(values)
+    assert large["parameters"]["tokens"] == 10 * small["parameters"]["tokens"]
     for row in (small, large):
         assert row["metrics"]["recall@10"] > 0.8  # of directions drawn at random, which lie all equally far apart
         assert min(row["metrics"][name] for name in ("build_s", "open_ms", "ms_p50", "qps", "own_mb")) > 0
+
+
+def test_all_kernels_give_the_same_scores_but_for_rounding(tmp_path, vectors, monkeypatch):
+    given = ["kernels", str(DEMO), "--quick", "--vectors", str(vectors), "--to", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    kernels.main()
+    rows = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"]
+    error = {(row["system"], *row["parameters"].values()): row["metrics"]["error"] for row in rows}
+    assert max(error["PyTorch", "f32, padded"], error["NumPy", "f32"]) < 1e-6
+    assert error["polyseek-late", 8] < 0.01 < error["polyseek-late", 4] < error["polyseek-late", 2] < 0.3
+    assert error["NumKong", "f32"] < 0.3
 
 
 def test_a_table_leaves_out_what_was_not_measured():
