@@ -130,11 +130,6 @@ class Postings(NamedTuple):
         arrays = (read_array(folder / f"bm25.{n}.npy") for n in ("starts", "rows", "counts", "lengths"))
         return cls(StringArray.open(folder, "bm25.terms"), *arrays)
 
-    @staticmethod
-    def exist(folder: Path) -> bool:
-        """Return whether a segment has postings."""
-        return (folder / "bm25.lengths.npy").exists()
-
     def spans(self, wanted: Sequence[str]) -> NDArray[np.int64]:
         """Return (m, 2) where the postings of each term begin and end; nowhere for a term that is unknown."""
         numbers = self.terms.find(wanted)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +32,8 @@ NEAR = 0.1
 MORE, PART = 20, 4
 # Of so few allowed rows no candidates are sought.
 FEW = 2048
+# Hits that are held at a time, over all queries: some 100 bytes each.
+HELD = 1 << 20
 
 
 class DenseView:
@@ -46,7 +47,7 @@ class DenseView:
         self._rows = rows
         self._bases = np.cumsum([0, *map(len, rows.parts)]).tolist()
         self._inverted = inverted
-        self._flat: dict[bool, _Flat] = {}
+        self._flat: dict[bool, tuple[_Flat, list[NDArray[np.bool_] | None]]] = {}
         self._lock = threading.Lock()
 
     def search(
@@ -74,38 +75,47 @@ class DenseView:
         asked = np.any(queries != 0, axis=1)
         ready = self._rows.queries(queries, languages, neutral=neutral)
         removed = neutral and self._rows.centroids.neutral
-        inverted = [i for i, file in enumerate(self._inverted) if file is not None and self._fits(file, removed)]
-        flat = self._flat_index(removed, inverted)
-        shared: Iterable[tuple[Sequence[int], Rows | None]] = [(range(len(queries)), None)]
-        if within is not None:
-            shared = groups(within, len(queries), self._rows.live)
-        for members, allowed in shared:
+        flat, served = self._ready(removed)
+        at_once = max(1, HELD // max(k, 1))
+        for members, allowed in self._groups(within, len(queries)):
             wanted = np.array([i for i in members if asked[i] and k > 0], np.int64)
-            rankings = flat.search(ready[wanted], k, allowed)
-            if inverted and len(wanted):
-                rankings = self._join(rankings, ready[wanted], k, allowed, removed, inverted)
-            for i, ranked in zip(wanted, rankings, strict=True):
-                found[i] = ranked
+            for start in range(0, len(wanted), at_once):
+                some = wanted[start : start + at_once]
+                rankings = flat.search(ready[some], k, allowed)
+                if any(mask is not None for mask in served):
+                    rankings = self._join(rankings, ready[some], k, allowed, removed)
+                for i, ranked in zip(some, rankings, strict=True):
+                    found[i] = ranked
         return found
 
-    def _fits(self, file: InvertedFile, removed: bool) -> bool:
-        """Return whether vectors lie about where they lay when an inverted file was written."""
-        for name, offset in zip(file.languages, file.frame, strict=True):
-            now = self._rows.centroids.offset(name) if removed else np.float32(0)
-            if np.linalg.norm(now - offset) > NEAR:
-                return False
-        return True
+    def _groups(self, within: Sequence[Rows] | None, queries: int) -> Iterable[tuple[Sequence[int], Rows | None]]:
+        return [(range(queries), None)] if within is None else groups(within, queries, self._rows.live)
 
-    def _flat_index(self, removed: bool, inverted: Sequence[int]) -> _Flat:
-        """Return the index of the live rows of all segments but those."""
+    def _ready(self, removed: bool) -> tuple[_Flat, list[NDArray[np.bool_] | None]]:
+        """Return the flat index, and which rows of each segment its inverted file serves, None where it has none."""
         with self._lock:
             if removed not in self._flat:
-                rows = self._rows
-                parts = [i for i in range(len(rows.parts)) if i not in inverted]
-                spans = [np.arange(self._bases[i], self._bases[i + 1]) for i in parts]
-                here = np.concatenate([np.empty(0, np.int64), *spans])
-                self._flat[removed] = _Flat(rows, here[rows.live[here]], removed)
+                live, spans = self._rows.live, list(pairwise(self._bases))
+                served = [self._serves(i, removed) for i in range(len(spans))]
+                rest = [
+                    np.flatnonzero(live[a:b] if mask is None else live[a:b] & ~mask) + a
+                    for (a, b), mask in zip(spans, served, strict=True)
+                ]
+                rows = np.concatenate([np.empty(0, np.int64), *rest])
+                self._flat[removed] = _Flat(self._rows, rows, removed), served
             return self._flat[removed]
+
+    def _serves(self, segment: int, removed: bool) -> NDArray[np.bool_] | None:
+        """Return which live rows lie about where they lay when the segment's inverted file was written."""
+        file, here = self._inverted[segment], slice(self._bases[segment], self._bases[segment + 1])
+        if file is None:
+            return None
+        then = dict(zip(file.languages, file.frame, strict=True))
+        near = [
+            name in then and np.linalg.norm(then[name] - (self._rows.centroids.offset(name) if removed else 0)) <= NEAR
+            for name in self._rows.languages
+        ]
+        return self._rows.live[here] & np.array(near, np.bool_)[self._rows.codes[here]]
 
     def _join(
         self,
@@ -114,34 +124,54 @@ class DenseView:
         k: int,
         allowed: Rows | None,
         removed: bool,
-        inverted: Sequence[int],
     ) -> list[Ranked]:
-        """Return the best of what is found in the flat index and in inverted files."""
-        nominated = [[ranked.rows] for ranked in rankings]
-        for i in inverted:
-            for own, near in zip(nominated, self._near(i, queries, k, allowed), strict=True):
-                own.append(near)
-        rows = [np.concatenate(own) for own in nominated]
-        scores = self._exact(queries, rows, removed)
-        return [best(*pair, k, id_order=self._rows.id_order) for pair in zip(rows, scores, strict=True)]
+        """Return the best of what is found in the flat index and in inverted files.
 
-    def _near(self, segment: int, queries: NDArray[np.float32], k: int, allowed: Rows | None) -> list[Rows]:
-        """Return the allowed rows of a segment that are likely to be nearest to each query."""
+        Where all that was nominated ties with the k-th, more is: the ids decide which of equal texts are the best.
+        """
+        most = k + max(MORE, k // PART)
+        while True:
+            nominated = [[ranked.rows] for ranked in rankings]
+            for i in range(len(self._inverted)):
+                for own, near in zip(nominated, self._near(i, queries, most, allowed, removed), strict=True):
+                    own.append(near)
+            rows = [np.concatenate(own) for own in nominated]
+            scores = self._exact(queries, rows, removed)
+            joined = [best(*pair, k, id_order=self._rows.id_order) for pair in zip(rows, scores, strict=True)]
+            for own, scored, ranked in zip(nominated, scores, joined, strict=True):
+                near_scores = scored[len(own[0]) :]
+                full = any(len(part) == most for part in own[1:])
+                if full and near_scores.min() >= ranked.scores[-1] - SLACK:
+                    break
+            else:
+                return joined
+            most *= 4
+
+    def _near(
+        self, segment: int, queries: NDArray[np.float32], most: int, allowed: Rows | None, removed: bool
+    ) -> list[Rows]:
+        """Return the allowed rows that a segment's inverted file holds to be nearest to each query."""
         file, base, end = self._inverted[segment], self._bases[segment], self._bases[segment + 1]
-        mask = self._live_masks[segment]
+        mask = self._ready(removed)[1][segment]
+        if file is None or mask is None:
+            return [np.empty(0, np.int64)] * len(queries)
         if allowed is not None:
             inside = allowed[np.searchsorted(allowed, base) : np.searchsorted(allowed, end)] - base
+            inside = inside[mask[inside]]
             if len(inside) <= FEW:
                 part = self._rows.parts[segment].take(inside)
                 return [inside[np.any(part.values, axis=1)] + base] * len(queries)
             mask = np.zeros(end - base, np.bool_)
             mask[inside] = True
-        return [] if file is None else [rows + base for rows in file.search(queries, k + max(MORE, k // PART), mask)]
+        return [rows + base for rows in file.search(queries, most, None if mask.all() else mask)]
 
     def _exact(self, queries: NDArray[np.float32], nominated: Sequence[Rows], removed: bool) -> list[Scores]:
         """Score the rows nominated for each query in float64; every vector is read once."""
         ends = np.cumsum([0, *map(len, nominated)])
-        rows, owner = np.concatenate(nominated), np.repeat(np.arange(len(queries)), np.diff(ends))
+        rows, owner = (
+            np.concatenate([np.empty(0, np.int64), *nominated]),
+            np.repeat(np.arange(len(queries)), np.diff(ends)),
+        )
         order = np.argsort(rows, kind="stable")
         rows, owner = rows[order], owner[order]
         scores = np.empty(len(rows), np.float32)
@@ -152,12 +182,6 @@ class DenseView:
                 vectors = block.values[np.searchsorted(some, rows[here])].astype(np.float64)
                 scores[order[here]] = np.einsum("ij,ij->i", vectors, queries[owner[here]].astype(np.float64))
         return np.split(scores, ends[1:-1])
-
-    @cached_property
-    def _live_masks(self) -> list[NDArray[np.bool_] | None]:
-        """Which rows of each segment are live, None where all are."""
-        masks = [self._rows.live[base:end] for base, end in pairwise(self._bases)]
-        return [None if mask.all() else mask for mask in masks]
 
 
 class _Flat:

@@ -40,11 +40,11 @@ def write_inverted(
     languages: Sequence[str],
     offsets: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Write the files; the vectors are held in memory as bytes.
+    """Write the files. In memory are all vectors as bytes, and those that the cells are learned from.
 
     Args:
         folder: an existing folder.
-        vectors: one a text, (n, d); those of zeros are left out, at least one is not.
+        vectors: one a text, (n, d); those of zeros are left out.
         codes: (n,) the position of each text's language in ``languages``.
         languages: those that occur.
         offsets: what a vector of each loses.
@@ -58,14 +58,14 @@ def write_inverted(
 
     filled = np.flatnonzero(np.any(vectors.values, axis=1))
     total, dims = len(filled), vectors.dims
-    count = max(1, int(CELLS * total**0.5))
+    count = max(1, min(total, int(CELLS * total**0.5)))
     index: Any = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(dims), dims, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.niter, index.cp.seed, index.cp.spherical = ROUNDS, SEED, True
     index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = SAMPLE, 1
     drawn = np.sort(np.random.default_rng(SEED).choice(filled, min(total, count * SAMPLE), replace=False))
-    index.train(neutral(drawn))
+    index.train(neutral(drawn) if total else np.eye(1, dims, dtype=np.float32))
     for start in range(0, total, CHUNK):
         rows = filled[start : start + CHUNK]
         index.add_with_ids(neutral(rows), rows)
@@ -79,19 +79,15 @@ def write_inverted(
 class InvertedFile:
     """The inverted file of a segment with n texts, mapped. Safe to share between threads."""
 
-    def __init__(self, folder: Path, languages: Sequence[str]) -> None:
-        """Map the files; ``languages`` are those of the frame."""
+    def __init__(self, folder: Path, languages: Sequence[str], texts: int) -> None:
+        """Map the files; ``languages`` are those of the frame, ``texts`` is n."""
+        self._texts = texts
         self.languages = languages
         self.frame = read_array(folder / "dense.frame.npy")
         index: Any = faiss.read_index(str(folder / NAME), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         lists: Any = faiss.downcast_InvertedLists(index.invlists)
         lists.prefetch_nthread = 0  # FAISS would start 32 threads for every search
         self._index = index
-
-    @staticmethod
-    def exists(folder: Path) -> bool:
-        """Return whether a segment has one."""
-        return (folder / NAME).exists()
 
     def __len__(self) -> int:
         """Return how many of the texts have a vector."""
@@ -105,7 +101,7 @@ class InvertedFile:
             most: texts for each; as many as are allowed, if there are fewer.
             allowed: (n,) which texts may be found, None for all.
         """
-        possible = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        possible = len(self) if allowed is None else min(len(self), int(np.count_nonzero(allowed)))
         most = min(most, possible)
         if most == 0 or len(queries) == 0:
             return [np.empty(0, np.int64)] * len(queries)
@@ -119,5 +115,5 @@ class InvertedFile:
             parameters = faiss.SearchParametersIVF(nprobe=min(probes, cells), sel=selector)  # type: ignore[call-arg]
             found = self._index.search(queries, most, params=parameters)[1]
             if probes >= cells or np.all(found[:, -1] >= 0):
-                return [rows[rows >= 0] for rows in found]
+                return [rows[(rows >= 0) & (rows < self._texts)] for rows in found]
             probes *= 4

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
 
@@ -40,9 +40,10 @@ def share(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
                 except Exception as error:  # told below
                     failed[i] = error
 
-    others = [_pool().submit(take) for _ in range(min(os.cpu_count() or 1, len(items)) - 1)]
-    _HERE.is_worker = True
+    others: list[Future[None]] = []
     try:
+        _HERE.is_worker = True
+        others += [_pool().submit(take) for _ in range(min(os.cpu_count() or 1, len(items)) - 1)]
         take()
     finally:
         _HERE.is_worker = False

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import EncoderError
+from data.errors import CollectionError, EncoderError
 from data.records import Document
 from index.bm25 import Postings, merge_postings, write_postings
 from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
 from index.coded import CodedTokens
 from index.coding import Coding, write_coded
+from index.inverted import NAME as INVERTED
 from index.inverted import InvertedFile, write_inverted
 from index.ragged import Ragged
 from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json, write_parts
@@ -99,22 +100,25 @@ class Segment:
     def open(cls, folder: Path) -> Segment:
         """Map a segment's files."""
         meta = json.loads((folder / "segment.json").read_text(encoding="utf-8"))
-        codes = read_array(folder / "languages.npy")
+        codes, by_id = read_array(folder / "languages.npy"), read_array(folder / "ids.order.npy")
+        ids = StringArray.open(folder, "ids")
+        if len(by_id) != len(ids) or by_id.max(initial=0) >= max(len(ids), 1):
+            raise CollectionError(f"{folder / 'ids.order.npy'} is damaged: it does not order {len(ids)} ids")
         vectors, sums = {}, {}
         for view in meta["vector_views"]:
             vectors[view] = _open_vectors(folder, view, codes)
             sums[view] = _open_sums(read_array(folder / f"{view}.sums.npy"), meta["sums"][view])
         return cls(
             folder=folder,
-            ids=StringArray.open(folder, "ids"),
-            by_id=read_array(folder / "ids.order.npy"),
+            ids=ids,
+            by_id=by_id,
             documents=StringArray.open(folder, "documents"),
             hashes=read_array(folder / "hashes.npy"),
             languages=tuple(meta["languages"]),
             codes=codes,
-            postings=Postings.open(folder) if Postings.exist(folder) else None,
+            postings=Postings.open(folder) if meta["bm25"] else None,
             vectors=vectors,
-            inverted=InvertedFile(folder, meta["languages"]) if InvertedFile.exists(folder) else None,
+            inverted=InvertedFile(folder, meta["languages"], len(codes)) if meta["inverted"] else None,
             sums=sums,
         )
 
@@ -207,7 +211,7 @@ def merge_segments(
         chosen[view] = found = _open_vectors(folder, view, codes)
         if isinstance(found, CodedTokens):
             found.warm()
-        elif view == "dense" and inverting is not None and found.values.any():
+        elif view == "dense" and inverting is not None:
             write_inverted(folder, found, codes, names, inverting)
     return _finish(folder, languages, chosen)
 
@@ -261,7 +265,8 @@ def _finish(folder: Path, languages: Sequence[str], vectors: Mapping[str, Ragged
     """Write languages, sums and ``segment.json``, flush the folder, and describe every file."""
     names, codes = _numbered(languages)
     write_array(folder / "languages.npy", codes)
-    meta: dict[str, Any] = {"languages": names, "vector_views": sorted(vectors), "sums": {}}
+    held = {"bm25": (folder / "bm25.lengths.npy").exists(), "inverted": (folder / INVERTED).exists()}
+    meta: dict[str, Any] = {"languages": names, "vector_views": sorted(vectors), **held, "sums": {}}
     for view, found in vectors.items():
         sums = NO_SUMS
         for first, ragged in found.spans():

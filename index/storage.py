@@ -171,7 +171,7 @@ class StringArray:
             keys: what to look for.
             order: the positions of the strings in the order of their UTF-8 bytes; left out where they stand in it.
         """
-        encoded = [key.encode("utf-8") for key in keys]
+        encoded = [key.encode("utf-8", "surrogatepass") for key in keys]  # half a character is in no string
         ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         found = np.empty(len(keys), np.int64)
         lexical.find(self._blob, self._offsets, order, np.frombuffer(b"".join(encoded), np.uint8), ends, found)

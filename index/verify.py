@@ -54,6 +54,11 @@ def _contradictions(folder: Path, manifest: Manifest) -> list[str]:
     for segment, entry in zip(snapshot.segments, snapshot.manifest.segments, strict=True):
         counts = {"ids": len(segment.ids), "documents": len(segment.documents), "languages": len(segment.codes)}
         counts |= {view: len(ragged) for view, ragged in segment.vectors.items()}
+        if segment.postings is not None:
+            counts["bm25"] = len(segment.postings.lengths)
+        ordered = [segment.ids[row] for row in segment.by_id.tolist()]
+        if ordered != sorted(segment.ids):
+            wrong.append(f"{segment.folder}: ids.order.npy is not the order of the ids")
         wrong += [
             f"{segment.folder}: {n} {what} for {entry['rows']} rows" for what, n in counts.items() if n != entry["rows"]
         ]

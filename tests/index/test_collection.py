@@ -355,3 +355,9 @@ def test_an_encoder_that_fails_midway_leaves_what_was_committed(tmp_path, small_
         assert collection.verify() == []
         collection.add(documents(12), WRITING)
         same_answers(Snapshot.open(folder), build(tmp_path / f"fresh {atomic}", documents(12)))
+
+
+def test_half_a_character_is_no_id(tmp_path):
+    snapshot = build(tmp_path / "c", documents(5))
+    assert snapshot.row("\ud800") is None
+    assert Collection(tmp_path / "c").delete(["\udcff", "d0001"]) == 1

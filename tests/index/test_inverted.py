@@ -47,7 +47,7 @@ def clustered(count, seed=0):
 
 def write(folder, vectors):
     write_inverted(folder, vectors, np.zeros(len(vectors), np.uint16), ["en"], {"en": np.zeros(DIMS, np.float32)})
-    return InvertedFile(folder, ["en"])
+    return InvertedFile(folder, ["en"], len(vectors))
 
 
 def recall(found, wanted):
@@ -161,19 +161,60 @@ def test_adds_deletes_and_compacts_find_what_a_fresh_build_finds(tmp_path_factor
 def test_what_lies_elsewhere_now_is_compared_whole_until_it_is_compacted(tmp_path, small_views):
     # One language: nothing is taken off. Then as many texts of another: the file is of no use for neutral ranking.
     snapshot = build(tmp_path / "c", documents(150, languages=("en",)))
-    assert snapshot.dense._fits(snapshot.segments[0].inverted, True)
+    assert snapshot.dense._serves(0, True).all()
     Collection(tmp_path / "c").add(documents(90, languages=("de",), prefix="x"), WRITING)
     snapshot = Snapshot.open(tmp_path / "c")
     assert inverted(snapshot) == [150]
-    assert not snapshot.dense._fits(snapshot.segments[0].inverted, True)
+    assert not snapshot.dense._serves(0, True).any()
     before = dense_hits(snapshot, k=240)
     assert snapshot.drifted
     Collection(tmp_path / "c").compact()
     snapshot = Snapshot.open(tmp_path / "c")
     assert inverted(snapshot) == [240]
-    assert snapshot.dense._fits(snapshot.segments[0].inverted, True)
+    assert snapshot.dense._serves(0, True).all()
     assert not snapshot.drifted
     same_hits(dense_hits(snapshot, k=240), before)
+
+
+def test_only_the_language_that_lies_elsewhere_is_compared_whole(tmp_path, small_views, monkeypatch):
+    made = [*documents(200, languages=("en",)), *documents(2, languages=("th",), prefix="t", seed=1)]
+    more = documents(9, languages=("th",), prefix="u", seed=2)
+    build(tmp_path / "c", made)
+    Collection(tmp_path / "c").add(more, WRITING)
+    snapshot = Snapshot.open(tmp_path / "c")
+    served = snapshot.dense._serves(0, True)
+    assert inverted(snapshot) == [202]
+    assert (served[:200].all(), served[200:].any()) == (True, False)
+    monkeypatch.setitem(collection_module.WHOLE, "dense", 1 << 30)
+    same_hits(dense_hits(snapshot, k=211), dense_hits(build(tmp_path / "whole", [*made, *more]), k=211))
+
+
+def test_of_many_equal_texts_the_greatest_ids_are_found(tmp_path, small_views):
+    made = [Document(f"d{i:03d}", "a cat", lang="en") for i in range(200)]
+    snapshot = build(tmp_path / "c", made)
+    assert inverted(snapshot) == [200]
+    for (view, _), found in dense_hits(snapshot, k=5).items():
+        assert [x for x, _ in found] == [f"d{i}" for i in range(199, 194, -1)], view
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 13])
+def test_what_few_are_left_can_be_compacted(tmp_path, small_views, left):
+    build(tmp_path / "c", made := documents(120))
+    collection = Collection(tmp_path / "c")
+    collection.delete([d.id for d in made[left:]])
+    collection.compact()
+    assert collection.verify() == []
+    answers = dense_hits(Snapshot.open(tmp_path / "c"), k=200)
+    assert {len(found) for found in answers.values()} == {left}
+
+
+def test_empty_texts_are_not_written_again_and_again(tmp_path, small_views):
+    build(tmp_path / "c", made := [Document(f"d{i:03d}", "") for i in range(150)])
+    before = Snapshot.open(tmp_path / "c").manifest.generation
+    Collection(tmp_path / "c").add(made, WRITING)
+    snapshot = Snapshot.open(tmp_path / "c")
+    assert snapshot.manifest.generation == before
+    assert not any(dense_hits(snapshot).values())
 
 
 def test_a_collection_without_late_view_gets_one_too(tmp_path, small_views):

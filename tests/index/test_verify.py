@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 
 from data.errors import CollectionError
@@ -118,3 +119,17 @@ def test_an_id_that_lives_twice_is_found(tmp_path):
     shutil.copytree(folder / "segments" / "000001", folder / "segments" / "000002")
     manifest.next(segments=(*manifest.segments, {**manifest.segments[0], "name": "000002"})).commit(folder)
     assert Collection(folder).verify() == [f"{folder}: 4 document ids occur twice"]
+
+
+def test_ids_in_another_order_than_is_said_are_found(tmp_path):
+    folder = tmp_path / "c"
+    build(folder, documents(6))
+    manifest = Manifest.read(folder)
+    (path,) = folder.rglob("ids.order.npy")
+    order = np.load(path)
+    for wrong, told in ((order[::-1], "not the order"), (order + 1, "damaged"), (order[:5], "damaged")):
+        np.save(path, wrong)
+        entry = dict(manifest.segments[0])
+        entry["files"] = {p.name: describe(p) for p in path.parent.iterdir()}
+        manifest.next(segments=(entry,)).commit(folder)
+        assert any(told in problem for problem in Collection(folder).verify())

@@ -298,7 +298,7 @@ def test_threads_that_come_first_share_one_index():
     def ask():
         barrier.wait()
         view.search(np.concatenate(world.asked), world.spoken, 5, neutral=True)
-        built.append(view._flat_index(True, []))
+        built.append(view._ready(True)[0])
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
