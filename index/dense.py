@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any
 
 import faiss
@@ -32,7 +32,7 @@ NEAR = 0.1
 MORE, PART = 20, 4
 # Of so few allowed rows no candidates are sought.
 FEW = 2048
-# Hits that are held at a time, over all queries: some 100 bytes each.
+# Hits that are held at a time, over all queries.
 HELD = 1 << 20
 
 
@@ -83,7 +83,7 @@ class DenseView:
                 some = wanted[start : start + at_once]
                 rankings = flat.search(ready[some], k, allowed)
                 if any(mask is not None for mask in served):
-                    rankings = self._join(rankings, ready[some], k, allowed, removed)
+                    rankings = self._join(rankings, ready[some], k, allowed, removed, served)
                 for i, ranked in zip(some, rankings, strict=True):
                     found[i] = ranked
         return found
@@ -124,37 +124,32 @@ class DenseView:
         k: int,
         allowed: Rows | None,
         removed: bool,
+        served: Sequence[NDArray[np.bool_] | None],
     ) -> list[Ranked]:
         """Return the best of what is found in the flat index and in inverted files.
 
-        Where all that was nominated ties with the k-th, more is: the ids decide which of equal texts are the best.
+        Where all that a file nominated ties with the k-th, it nominates more: the ids decide which of equal texts are
+        the best.
         """
         most = k + max(MORE, k // PART)
         while True:
             nominated = [[ranked.rows] for ranked in rankings]
-            for i in range(len(self._inverted)):
-                for own, near in zip(nominated, self._near(i, queries, most, allowed, removed), strict=True):
-                    own.append(near)
+            for i, mask in enumerate(served):
+                if mask is not None:
+                    for own, near in zip(nominated, self._near(i, mask, queries, most, allowed), strict=True):
+                        own.append(near)
             rows = [np.concatenate(own) for own in nominated]
             scores = self._exact(queries, rows, removed)
             joined = [best(*pair, k, id_order=self._rows.id_order) for pair in zip(rows, scores, strict=True)]
-            for own, scored, ranked in zip(nominated, scores, joined, strict=True):
-                near_scores = scored[len(own[0]) :]
-                full = any(len(part) == most for part in own[1:])
-                if full and near_scores.min() >= ranked.scores[-1] - SLACK:
-                    break
-            else:
+            if not any(map(_cut_in_ties, nominated, scores, joined, repeat(most))):
                 return joined
             most *= 4
 
     def _near(
-        self, segment: int, queries: NDArray[np.float32], most: int, allowed: Rows | None, removed: bool
+        self, segment: int, mask: NDArray[np.bool_], queries: NDArray[np.float32], most: int, allowed: Rows | None
     ) -> list[Rows]:
-        """Return the allowed rows that a segment's inverted file holds to be nearest to each query."""
+        """Return those of the rows in ``mask`` that a segment's inverted file holds to be nearest to each query."""
         file, base, end = self._inverted[segment], self._bases[segment], self._bases[segment + 1]
-        mask = self._ready(removed)[1][segment]
-        if file is None or mask is None:
-            return [np.empty(0, np.int64)] * len(queries)
         if allowed is not None:
             inside = allowed[np.searchsorted(allowed, base) : np.searchsorted(allowed, end)] - base
             inside = inside[mask[inside]]
@@ -163,15 +158,14 @@ class DenseView:
                 return [inside[np.any(part.values, axis=1)] + base] * len(queries)
             mask = np.zeros(end - base, np.bool_)
             mask[inside] = True
-        return [rows + base for rows in file.search(queries, most, None if mask.all() else mask)]
+        found = [] if file is None else file.search(queries, most, None if mask.all() else mask)
+        return [rows + base for rows in found]
 
     def _exact(self, queries: NDArray[np.float32], nominated: Sequence[Rows], removed: bool) -> list[Scores]:
         """Score the rows nominated for each query in float64; every vector is read once."""
         ends = np.cumsum([0, *map(len, nominated)])
-        rows, owner = (
-            np.concatenate([np.empty(0, np.int64), *nominated]),
-            np.repeat(np.arange(len(queries)), np.diff(ends)),
-        )
+        rows = np.concatenate(nominated)
+        owner = np.repeat(np.arange(len(queries)), np.diff(ends))
         order = np.argsort(rows, kind="stable")
         rows, owner = rows[order], owner[order]
         scores = np.empty(len(rows), np.float32)
@@ -182,6 +176,19 @@ class DenseView:
                 vectors = block.values[np.searchsorted(some, rows[here])].astype(np.float64)
                 scores[order[here]] = np.einsum("ij,ij->i", vectors, queries[owner[here]].astype(np.float64))
         return np.split(scores, ends[1:-1])
+
+
+def _cut_in_ties(nominated: Sequence[Rows], scores: Scores, ranked: Ranked, most: int) -> bool:
+    """Return whether a file nominated as many as it should and even the worst of them ties with the last that is kept.
+
+    Args:
+        nominated: the rows of one query, those of the flat index first, then those of each file.
+        scores: of all of them.
+        ranked: the best of them.
+        most: how many were asked of each file.
+    """
+    parts = np.split(scores, np.cumsum([len(rows) for rows in nominated]))[1:]
+    return any(len(part) == most and part.min() >= ranked.scores[-1] - SLACK for part in parts)
 
 
 class _Flat:

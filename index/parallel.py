@@ -20,7 +20,7 @@ _HERE = threading.local()
 def share(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
     """Do the work on every item, on all cores, and return the results in order.
 
-    The calling thread takes its part, for to wake another one takes .05 ms: as long as half a search of BM25.
+    The calling thread takes its part, for to wake another one takes .05 ms: as long as a search of BM25.
 
     Raises:
         Exception: what the work on the first item that fails raises; the others are still worked on.

@@ -103,7 +103,9 @@ class Segment:
         codes, by_id = read_array(folder / "languages.npy"), read_array(folder / "ids.order.npy")
         ids = StringArray.open(folder, "ids")
         if len(by_id) != len(ids) or by_id.max(initial=0) >= max(len(ids), 1):
-            raise CollectionError(f"{folder / 'ids.order.npy'} is damaged: it does not order {len(ids)} ids")
+            raise CollectionError(
+                f"{folder / 'ids.order.npy'} is damaged, it does not order {len(ids)} ids: build the collection anew"
+            )
         vectors, sums = {}, {}
         for view in meta["vector_views"]:
             vectors[view] = _open_vectors(folder, view, codes)

@@ -9,7 +9,6 @@ passages in the form that it likes best beforehand: padded for PyTorch, packed f
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from eval.bench import results
-from eval.bench.late import QUERIES, prepare
+from eval.bench.late import arguments, vectors
 from index import kernels
 from index.coded import CodedTokens
 from index.coding import BITS, Coding, write_coded
@@ -38,17 +37,8 @@ System = tuple[str, dict[str, Any], float, Score]
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--vectors", type=Path, help="where the vectors are kept (default: beside the results)")
-    parser.add_argument("--quick", action="store_true", help="1,000 passages, 40 queries, one pass")
-    parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
-    given = parser.parse_args()
-    size = "quick" if given.quick else "all"
-    file = given.vectors or given.to / f"late.{given.dataset.resolve().name}.{size}.npz"
-    if not file.exists():
-        prepare(given.dataset, file, 1000 if given.quick else None, 40 if given.quick else QUERIES)
-    with np.load(file) as kept:
+    given = arguments(__doc__).parse_args()
+    with np.load(vectors(given)) as kept:
         everything, queries = Ragged(kept["values"], kept["offsets"]), Ragged(kept["queries"], kept["query_offsets"])
     texts = everything.take(np.linspace(0, len(everything) - 1, min(PASSAGES, len(everything))).astype(np.int64))
     asked = queries.take(np.arange(min(ASKED, len(queries))))

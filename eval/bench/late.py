@@ -47,18 +47,29 @@ PEERS = ("fastplaid", "xtr-warp")
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--peers", metavar="PYTHON", help="a Python that has fast-plaid and xtr-warp-rs")
+    given = parser.parse_args()
+    print(results.write("late", run(vectors(given), given.peers, 1 if given.quick else PASSES), given.to))
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """Return what a benchmark over token vectors is told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
     parser.add_argument("--vectors", type=Path, help="where the vectors are kept (default: beside the results)")
     parser.add_argument("--quick", action="store_true", help="1,000 passages, 40 queries, one pass")
     parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
-    given = parser.parse_args()
+    return parser
+
+
+def vectors(given: argparse.Namespace) -> Path:
+    """Return the file of vectors, made if there is none."""
     size = "quick" if given.quick else "all"
-    file = given.vectors or given.to / f"late.{given.dataset.resolve().name}.{size}.npz"
+    file: Path = given.vectors or given.to / f"late.{given.dataset.resolve().name}.{size}.npz"
     if not file.exists():
         prepare(given.dataset, file, 1000 if given.quick else None, 40 if given.quick else QUERIES)
-    print(results.write("late", run(file, given.peers, 1 if given.quick else PASSES), given.to))
+    return file
 
 
 def prepare(dataset: Path, file: Path, most: int | None, asked: int) -> None:

@@ -10,7 +10,6 @@ what it takes to map them, "first_mb" what the process holds after the first que
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.bench import results
-from eval.bench.late import QUERIES, prepare
+from eval.bench.late import arguments, vectors
 from eval.bench.timing import measure
 from index.coded import CodedTokens, LateSearch
 from index.coding import Coding, write_coded
@@ -43,18 +42,10 @@ def main() -> None:
     if sys.argv[1:2] == ["search"]:
         print(json.dumps(_searched(Path(sys.argv[2]), int(sys.argv[3]))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--most", type=int, default=6_000_000, help="token vectors of the largest size, about")
-    parser.add_argument("--vectors", type=Path, help="where the vectors are kept (default: beside the results)")
-    parser.add_argument("--quick", action="store_true", help="1,000 passages, 40 queries, two sizes")
-    parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
     given = parser.parse_args()
-    size = "quick" if given.quick else "all"
-    file = given.vectors or given.to / f"late.{given.dataset.resolve().name}.{size}.npz"
-    if not file.exists():
-        prepare(given.dataset, file, 1000 if given.quick else None, 40 if given.quick else QUERIES)
-    with np.load(file) as kept:
+    with np.load(vectors(given)) as kept:
         texts, queries = Ragged(kept["values"], kept["offsets"]), Ragged(kept["queries"], kept["query_offsets"])
     most = STEP * len(texts.values) if given.quick else given.most
     rows, copies = [], 1

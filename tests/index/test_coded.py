@@ -20,7 +20,18 @@ from index.maxsim import maxsim
 from index.ragged import Ragged
 from index.ranking import best
 from index.snapshot import Snapshot
-from tests.index.toy import QUERIES, ToyEncoder, build, documents, hits, identify, same_hits, state, unit_rows
+from tests.index.toy import (
+    QUERIES,
+    ToyEncoder,
+    build,
+    documents,
+    hits,
+    identify,
+    same_hits,
+    state,
+    take_steps,
+    unit_rows,
+)
 
 LANGUAGES = ("de", "en", "sw")
 
@@ -319,26 +330,11 @@ def test_adds_deletes_and_compacts_find_what_a_fresh_build_finds(tmp_path_factor
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(collection_module.WHOLE, "late", 100)
         folder = tmp_path_factory.mktemp("steps")
-        pool = documents(200)
-        live = {d.id: d for d in pool[:60]}
-        build(folder / "c", list(live.values()))
-        collection = Collection(folder / "c")
-        for step, at in steps:
-            if step == "add":
-                new = pool[3 * at : 3 * at + 25]
-                collection.add(new, WRITING)
-                live |= {d.id: d for d in new}
-            elif step == "delete":
-                gone = list(live)[at : at + 10]
-                collection.delete(gone)
-                live = {x: d for x, d in live.items() if x not in gone}
-            else:
-                collection.compact()
+        live = take_steps(folder / "c", steps, 200, first=60, added=25, deleted=10)
         snapshot = Snapshot.open(folder / "c")
-        assert collection.verify() == []
-        assert {snapshot.ids(np.flatnonzero(snapshot.live))[i] for i in range(len(snapshot))} == set(live)
+        assert sorted(snapshot.ids(np.flatnonzero(snapshot.live))) == sorted(d.id for d in live)
         patch.setitem(collection_module.WHOLE, "late", 1 << 30)
-        fresh = build(folder / "fresh", list(live.values()))
+        fresh = build(folder / "fresh", live)
         found, wanted = hits(snapshot, k=len(live)), hits(fresh, k=len(live))
         for asked in (x for x in wanted if x[0].startswith("late True")):
             a, b = dict(found[asked]), dict(wanted[asked])

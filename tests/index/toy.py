@@ -92,6 +92,36 @@ def build(folder, given, *, views=VIEWS, encoder=None, atomic=False):
     return Snapshot.open(folder)
 
 
+def take_steps(folder, steps, count, *, first, added, deleted):
+    """Build a collection of the ``first`` of ``count`` documents, do the steps, and return what is live.
+
+    Args:
+        folder: where to.
+        steps: ("add", "delete" or "compact", where among the documents).
+        count: of the documents there are.
+        first: documents to begin with.
+        added: documents in each add.
+        deleted: documents in each delete.
+    """
+    pool = documents(count)
+    live = {d.id: d for d in pool[:first]}
+    build(folder, list(live.values()))
+    collection = Collection(folder)
+    for step, at in steps:
+        if step == "add":
+            new = pool[at * count // 60 :][:added]
+            collection.add(new, Writing(ToyEncoder(), identify))
+            live |= {d.id: d for d in new}
+        elif step == "delete":
+            gone = list(live)[at : at + deleted]
+            collection.delete(gone)
+            live = {x: d for x, d in live.items() if x not in gone}
+        else:
+            collection.compact()
+    assert collection.verify() == []
+    return list(live.values())
+
+
 QUERIES = [("der grüne Hund", "de"), ("a cat and a dog", "en"), ("สุนัข แมว", "th"), ("mbwa", ""), ("le chien", "fr")]
 
 
