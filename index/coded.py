@@ -9,7 +9,7 @@ better: .9705 against .9695 recall@10 on XQuAD-R.
 A search looks at the cells nearest to each token of the query, collects the texts in them, scores the most promising by
 their cells alone, and the best of those by MaxSim over the codes.
 
-    late.codes.npy      (T, D * bits / 32) uint32, where D is d, made a multiple of 16
+    late.codes.npy      (T, D * bits / 16) uint16, where D is d, made a multiple of 128 / bits
     late.widths.npy     (T,) uint16, the range of a vector's codes
     late.lengths.npy    (T,) uint16, its length without the offset: for ranking that is not language-neutral
     late.offsets.npy    (n + 1,) int64, where each text begins
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index import kernels, packing
+from index import kernels, lanes, packing
 from index.parallel import share
 from index.ragged import Ragged
 from index.ranking import NOTHING, Ranked, Rows, best
@@ -46,6 +46,8 @@ INTERACT, FINAL = 3, 3
 # Fewer than these are searched for as if they were these, or the best text would be one of three alone: of queries with
 # k = 1 and half of 4,000 texts allowed, 1.4 % missed it.
 LEAST = 10
+# Levels of no cells: all tokens are compared.
+EVERYWHERE = np.empty((0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +72,29 @@ class LateSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Query:
+class CodedQuery:
     """One query, ready for the kernels.
 
     Attributes:
-        vectors: (P, D) rotated, P a multiple of `kernels.LANES`; padding is zeros.
+        blocks: (P / 8, D / 2, 16) rotated, see `index.lanes`.
         tokens: how many there are.
         bias: (L, P) what every token of a text in a language adds.
     """
 
-    vectors: NDArray[np.float32]
+    blocks: NDArray[np.int16]
     tokens: int
     bias: NDArray[np.float32]
 
     @classmethod
-    def of(cls, vectors: NDArray[np.floating], view: CodedTokens, *, neutral: bool) -> _Query:
-        tokens = len(vectors)
-        padded = np.zeros((-(-tokens // kernels.LANES) * kernels.LANES, view.rotation.shape[1]), np.float32)
-        np.matmul(vectors, view.rotation, out=padded[:tokens])
-        bias = np.zeros((len(view.frame), len(padded)), np.float32)
+    def of(cls, vectors: NDArray[np.floating], view: CodedTokens, *, neutral: bool) -> CodedQuery:
+        """Prepare unit vectors (T, d) for a search in ``view``."""
+        wide = view.rotation.shape[1]
+        blocks = np.zeros((-(-len(vectors) // lanes.LANES), wide // 2, 2 * lanes.LANES), np.int16)
+        kernels.rotate(np.ascontiguousarray(vectors, np.float32), view.rotation, blocks)
+        bias = np.zeros((len(view.frame), len(blocks) * lanes.LANES), np.float32)
         if not neutral:
-            bias[:, :tokens] = view.frame @ vectors.T
-        return cls(padded, tokens, bias)
+            bias[:, : len(vectors)] = view.frame @ vectors.T
+        return cls(blocks, len(vectors), bias)
 
 
 class CodedTokens:
@@ -106,7 +109,7 @@ class CodedTokens:
         self.rotation = read_array(folder / "late.rotation.npy")
         self._stored_centers = read_array(folder / "late.centers.npy")
         self.dims, wide = self.rotation.shape
-        self.bits = 32 * found["codes"].shape[1] // wide
+        self.bits = 16 * found["codes"].shape[1] // wide
         self.offsets = found["offsets"]
         self.coded = packing.Coded(bits=self.bits, languages=np.asarray(languages), **found)
         self._tallies: queue.SimpleQueue[kernels.Tally] = queue.SimpleQueue()
@@ -120,7 +123,7 @@ class CodedTokens:
         parts = [self._raw(int(text), int(text) + 1) for text in texts]
         return Ragged.of([part.values for part in parts], self.dims)
 
-    def pieces(self, texts: NDArray[np.integer]) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint16]]:
+    def pieces(self, texts: NDArray[np.integer]) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]:
         """Return the codes, widths and lengths of the chosen texts' tokens."""
         lengths = self.offsets[texts + 1] - self.offsets[texts]
         ends = np.cumsum(lengths)
@@ -175,32 +178,32 @@ class CodedTokens:
         few = len(rows) <= 2 * how.candidates
 
         def work(i: int) -> Ranked:
-            query = _Query.of(queries[i], self, neutral=neutral)
+            query = CodedQuery.of(queries[i], self, neutral=neutral)
             chosen = rows
             if not few:
                 chosen = self._promising(query, allowed, len(rows), min(k, len(rows)), how, neutral)
             scores = np.empty(len(chosen), np.float32)
-            kernels.maxsim(query.vectors, query.bias, self.coded, neutral, chosen, scores)
+            kernels.maxsim(query.blocks, query.bias, self.coded, neutral, EVERYWHERE, chosen, scores)
             return best(chosen, scores, k, id_order=id_order)
 
         return share(range(len(queries)), work) if len(rows) and k > 0 else [NOTHING] * len(queries)
 
     def _promising(
-        self, query: _Query, allowed: NDArray[np.bool_], possible: int, k: int, how: LateSearch, neutral: bool
+        self, query: CodedQuery, allowed: NDArray[np.bool_], possible: int, k: int, how: LateSearch, neutral: bool
     ) -> Rows:
         """Return some of the ``possible`` allowed texts, ascending, at least ``k``, likely to have the best ``k``."""
         bonus = query.bias.sum(axis=1) / self._mean_length
         # A filter leaves fewer texts in every cell, so more cells are looked into.
-        cells = min(int(how.cells * (len(self) / possible) ** 0.5), len(self._centers))
+        cells = min(int(how.cells * (len(self) / possible) ** 0.5), len(self._stored_centers))
         while True:
-            levels = np.zeros((len(self._centers), -(-len(query.vectors) // 16) * 16), np.uint8)
-            similarities = np.empty((len(query.vectors), cells), np.float32)
-            names = np.empty((len(query.vectors), cells), np.int64)
-            kernels.compare(query.vectors, self._centers, levels, similarities, names)
+            padded = query.bias.shape[1]
+            levels = np.zeros((len(self._stored_centers), -(-padded // lanes.BYTES) * lanes.BYTES), np.uint8)
+            similarities, names = np.empty((padded, cells), np.int32), np.empty((padded, cells), np.int64)
+            kernels.compare(query.blocks, self._centers, levels, similarities, names)
             rows, gains = self._gather(similarities, names, query.tokens, bonus, allowed)
-            if len(rows) >= k or cells == len(self._centers):
+            if len(rows) >= k or cells == len(self._stored_centers):
                 break
-            cells = min(cells * 4, len(self._centers))
+            cells = min(cells * 4, len(self._stored_centers))
         rows = _greatest(rows, gains, INTERACT * how.candidates)
         scores = np.empty(len(rows), np.float32)
         kernels.interact(levels, bonus, self.coded, rows, scores)
@@ -208,12 +211,12 @@ class CodedTokens:
         final = FINAL * max(k, LEAST)
         if final >= len(rows):
             return rows
-        kernels.maxsim_near(query.vectors, query.bias, self.coded, neutral, levels, rows, scores)
+        kernels.maxsim(query.blocks, query.bias, self.coded, neutral, levels, rows, scores)
         return np.sort(_greatest(rows, scores[: len(rows)], final))
 
     def _gather(
         self,
-        similarities: NDArray[np.float32],
+        similarities: NDArray[np.int32],
         names: NDArray[np.int64],
         tokens: int,
         bonus: NDArray[np.float32],
@@ -236,8 +239,11 @@ class CodedTokens:
         return np.diff(self.offsets) > 0
 
     @cached_property
-    def _centers(self) -> NDArray[np.float32]:
-        return self._stored_centers.astype(np.float32)
+    def _centers(self) -> NDArray[np.int16]:
+        count, dims = self._stored_centers.shape
+        whole = np.zeros((-(-count // lanes.TOKENS) * lanes.TOKENS, dims), np.int16)
+        whole[:count] = np.rint(self._stored_centers.astype(np.float32) * lanes.ONE)
+        return whole
 
     @cached_property
     def _mean_length(self) -> np.float32:

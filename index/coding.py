@@ -18,8 +18,8 @@ from index.ranking import Rows
 from index.storage import ArrayFile, read_array, write_array
 
 BITS = (2, 4, 8)
-# Codes of 2 bits fill words of 32.
-WORD = 16
+# Bits that a vector's codes take are a multiple of this, see `index.lanes.unpack`.
+WORDS = 128
 # Texts that are coded at a time: with 45 tokens of 128 dims 95 MB.
 TEXTS = 4096
 # How far the offset of a language may move, in parts of a unit vector, before what is coded with it is coded anew.
@@ -57,13 +57,13 @@ def write_coded(folder: Path, sources: Sequence[Source], languages: Sequence[str
     lengths = [np.diff(vectors.offsets)[rows] for vectors, _, _, rows in sources]
     texts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     total, dims = int(texts[-1]), sources[0][0].dims
-    rotation, frame = _rotation(dims), _frame(sources, coding)
+    rotation, frame = _rotation(dims, coding.bits), _frame(sources, coding)
     write_array(folder / "late.rotation.npy", rotation)
     write_array(folder / "late.frame.npy", np.stack([frame[x] for x in languages]).astype(np.float32))
     write_array(folder / "late.offsets.npy", texts)
-    size = rotation.shape[1] * coding.bits // 32
+    size = rotation.shape[1] * coding.bits // 16
     with (
-        ArrayFile(folder / "late.codes.npy", (total, size), np.uint32) as all_codes,
+        ArrayFile(folder / "late.codes.npy", (total, size), np.uint16) as all_codes,
         ArrayFile(folder / "late.widths.npy", (total,), np.uint16) as all_widths,
         ArrayFile(folder / "late.lengths.npy", (total,), np.uint16) as all_lengths,
     ):
@@ -112,9 +112,9 @@ def _directions(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
     return values / np.maximum(lengths, np.float32(1e-12))[:, None], stored
 
 
-def encode(vectors: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
-    """Encode rotated vectors (T, D); returns (T, D * bits / 32) codes and (T,) widths."""
-    codes = np.empty((len(vectors), vectors.shape[1] * bits // 32), np.uint32)
+def encode(vectors: NDArray[np.float32], bits: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Encode rotated vectors (T, D); returns (T, D * bits / 16) codes and (T,) widths."""
+    codes = np.empty((len(vectors), vectors.shape[1] * bits // 16), np.uint16)
     widths = np.empty(len(vectors), np.uint16)
     vectors = np.ascontiguousarray(vectors, np.float32)
 
@@ -152,8 +152,8 @@ def _write_cells(folder: Path, texts: NDArray[np.int64], dims: int, bits: int) -
     write_array(folder / "late.texts.npy", listed)
 
 
-def _rotation(dims: int) -> NDArray[np.float32]:
-    """Return a random rotation, the same every time, into a multiple of :data:`WORD` dimensions."""
-    wide = -(-dims // WORD) * WORD
+def _rotation(dims: int, bits: int) -> NDArray[np.float32]:
+    """Return a random rotation, the same every time, into as many dimensions or a few more."""
+    wide = -(-dims * bits // WORDS) * WORDS // bits
     gauss = np.random.default_rng(SEED).standard_normal((wide, wide))
     return np.ascontiguousarray(np.linalg.qr(gauss)[0][:dims], np.float32)

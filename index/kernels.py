@@ -4,7 +4,7 @@ All of them run on one thread and without the interpreter's lock. Threads share 
 when coding, so that no result depends on how many there are; every sum is made in one order. Nothing is allocated for a
 passage.
 
-Vectors are compared two by four, the most that AVX2's sixteen registers hold.
+The P tokens of a query are kept in blocks of eight, see `index.lanes`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.compiling import F32, I64, U8, U16, U32, compiled
+from index import lanes
+from index.compiling import F32, I16, I32, I64, U8, U16, U32, compiled
+from index.lanes import LANES, LEVELS, ONE, TOKENS, highest, nearest, prefetch, reaches
 from index.packing import FIXED, Coded, unpack
 
-# The tokens of a query are padded with zeros to a multiple of this.
-LANES = 4
-# Similarities to cells are kept as bytes: all below 0 are 0, and 1 is this.
-LEVELS = 255
+# What 1 is as a product of two vectors of whole numbers.
+SQUARE = ONE * ONE
+# Rows whose reading is asked for ahead: to wait for memory took half the time of :func:`interact`.
+AHEAD = 8
+# Texts whose tokens are chosen, and asked for, before the first of them is compared: what they have in codes fits into
+# the second-level cache.
+GROUP = 32
 
 NOWHERE = -1e30
 
@@ -86,55 +91,50 @@ def _insert(scores: F32, names: I64, found: int, most: int, score: np.float32, n
 
 
 @compiled
-def _tile(queries: F32, i: int, x: F32, y: F32) -> tuple[np.float32, ...]:
-    """Return what two vectors have in common with the :data:`LANES` query tokens from ``i``: those of x, those of y."""
-    q0, q1, q2, q3 = queries[i], queries[i + 1], queries[i + 2], queries[i + 3]
-    s0 = s1 = s2 = s3 = r0 = r1 = r2 = r3 = np.float32(0)
-    for k in range(len(x)):
-        v, w = x[k], y[k]
-        s0 += q0[k] * v
-        s1 += q1[k] * v
-        s2 += q2[k] * v
-        s3 += q3[k] * v
-        r0 += q0[k] * w
-        r1 += q1[k] * w
-        r2 += q2[k] * w
-        r3 += q3[k] * w
-    return s0, s1, s2, s3, r0, r1, r2, r3
+def rotate(vectors: F32, rotation: F32, query: I16) -> None:
+    """Rotate a query's unit vectors (T, d) by (d, D) and put them, as whole numbers, into blocks (P / 8, D / 2, 16)."""
+    rotated = np.empty(rotation.shape[1], np.float32)
+    for t in range(len(vectors)):
+        rotated[:] = 0
+        for k in range(len(rotation)):
+            for j in range(len(rotated)):
+                rotated[j] += vectors[t, k] * rotation[k, j]
+        for j in range(len(rotated)):
+            whole = np.rint(min(max(rotated[j], np.float32(-1)), np.float32(1)) * np.float32(ONE))
+            query[t // LANES, j // 2, t % LANES * 2 + j % 2] = np.int16(whole)
 
 
 @compiled
-def compare(queries: F32, centers: F32, levels: U8, scores: F32, names: I64) -> None:
+def compare(query: I16, centers: I16, levels: U8, scores: I32, names: I64) -> None:
     """Compare a query's tokens with all cells.
 
     Args:
-        queries: (P, d).
-        centers: (C, d).
-        levels: (C, W) of zeros, W at least P, gets every similarity as a byte. :func:`interact` is four times as
-            fast where W is a multiple of 16, the lanes of a vector instruction.
-        scores: (P, m) gets the similarities of each token's nearest cells, nearest first; m <= C.
+        query: (P / 8, d / 2, 16).
+        centers: (C or up to three more, d), a multiple of four rows; 1 is :data:`index.lanes.ONE`.
+        levels: (C, W) of zeros, W at least P and a multiple of 16, gets every similarity as a byte.
+        scores: (P, m) gets the similarities of each token's nearest cells, nearest first, times :data:`SQUARE`; m <= C.
         names: (P, m) gets those cells.
     """
-    tokens = len(queries)
-    most, count = scores.shape[1], len(centers)
-    for c in range(0, count, 2):
-        x, y = centers[c], centers[min(c + 1, count - 1)]
-        for i in range(0, tokens, LANES):
-            s0, s1, s2, s3, r0, r1, r2, r3 = _tile(queries, i, x, y)
-            for lane, s in enumerate((s0, s1, s2, s3)):
-                levels[c, i + lane] = np.uint8(min(max(s, np.float32(0)), np.float32(1)) * np.float32(LEVELS))
-                if c < most or s > scores[i + lane, most - 1]:
-                    _insert(scores[i + lane], names[i + lane], min(c, most), most, np.float32(s), c)
-            if c + 1 < count:
-                for lane, s in enumerate((r0, r1, r2, r3)):
-                    levels[c + 1, i + lane] = np.uint8(min(max(s, np.float32(0)), np.float32(1)) * np.float32(LEVELS))
-                    if c + 1 < most or s > scores[i + lane, most - 1]:
-                        _insert(scores[i + lane], names[i + lane], min(c + 1, most), most, np.float32(s), c + 1)
+    products, found = np.empty((len(query), TOKENS, LANES), np.int32), np.empty((len(query), TOKENS, LANES), np.uint8)
+    above = np.empty((len(query), TOKENS), np.uint8)
+    scores[:] = -SQUARE - 1  # below what any can be
+    bars = np.full((len(query), LANES), -SQUARE - 1, np.int32)
+    most = scores.shape[1]
+    for first in range(0, len(levels), TOKENS):
+        lanes.compare(query, centers, first, bars, products, found, above)
+        for n in range(min(TOKENS, len(levels) - first)):
+            for b in range(len(query)):
+                levels[first + n, b * LANES : (b + 1) * LANES] = found[b, n]
+                if above[b, n]:
+                    for lane in range(LANES):
+                        i = b * LANES + lane
+                        _insert(scores[i], names[i], most, most, products[b, n, lane], first + n)
+                        bars[b, lane] = scores[i, most - 1]
 
 
 @compiled
 def gather(
-    scores: F32, names: I64, tokens: int, coded: Coded, bonus: F32, allowed: NDArray[np.bool_], tally: Tally
+    scores: I32, names: I64, tokens: int, coded: Coded, bonus: F32, allowed: NDArray[np.bool_], tally: Tally
 ) -> int:
     """Collect the allowed texts in the nearest cells of each query token, with what they gain over the unseen.
 
@@ -158,7 +158,7 @@ def gather(
     for i in range(tokens):
         floor = scores[i, most - 1]
         for p in range(most):
-            gain, cell = scores[i, p] - floor, names[i, p]
+            gain, cell = np.float32(scores[i, p] - floor) / np.float32(SQUARE), names[i, p]
             for at in range(coded.starts[cell], coded.starts[cell + 1]):
                 text = coded.texts[at]
                 last = tally.seen[text]
@@ -188,7 +188,11 @@ def interact(levels: U8, bonus: F32, coded: Coded, rows: I64, out: F32) -> None:
     """
     best = np.empty(levels.shape[1], np.uint8)
     for r in range(len(rows)):
-        _nearest(levels, coded.cells, coded.offsets[rows[r]], coded.offsets[rows[r] + 1], best)
+        if r + 2 * AHEAD < len(rows):
+            prefetch(coded.offsets, rows[r + 2 * AHEAD])
+        if r + AHEAD < len(rows):
+            prefetch(coded.cells, coded.offsets[rows[r + AHEAD]])
+        highest(levels, coded.cells, coded.offsets[rows[r]], coded.offsets[rows[r] + 1], best)
         total = 0
         for i in range(len(best)):
             total += best[i]
@@ -196,110 +200,83 @@ def interact(levels: U8, bonus: F32, coded: Coded, rows: I64, out: F32) -> None:
 
 
 @compiled
-def _meet(queries: F32, x: F32, y: F32, a: np.float32, b: np.float32, best: F32) -> None:
-    """Compare two vectors, times ``a`` and ``b``, with a query's tokens, and keep the best for each."""
-    for i in range(0, len(queries), LANES):
-        s0, s1, s2, s3, r0, r1, r2, r3 = _tile(queries, i, x, y)
-        best[i] = max(best[i], max(s0 * a, r0 * b))
-        best[i + 1] = max(best[i + 1], max(s1 * a, r1 * b))
-        best[i + 2] = max(best[i + 2], max(s2 * a, r2 * b))
-        best[i + 3] = max(best[i + 3], max(s3 * a, r3 * b))
-
-
-@compiled
-def _scale(coded: Coded, t: int, neutral: bool) -> np.float32:
-    """Return what the numbers of a code are multiplied with."""
-    step = np.float32(np.float32(coded.widths[t]) / np.float32(FIXED << coded.bits))
-    return step if neutral else np.float32(step * np.float32(coded.lengths[t]) / np.float32(FIXED))
-
-
-@compiled
-def maxsim(queries: F32, bias: F32, coded: Coded, neutral: bool, rows: I64, out: F32) -> None:
+def maxsim(query: I16, bias: F32, coded: Coded, neutral: bool, levels: U8, rows: I64, out: F32) -> None:
     """Score one query against rows by MaxSim.
 
     Args:
-        queries: (P, d), rotated as the codes are.
+        query: (P / 8, d / 2, 16), rotated as the codes are.
         bias: (L, P) what every token of a text in a language adds, which is 0 where ``neutral`` is set.
         coded: the vectors.
         neutral: compare directions without the offset of their language, or the vectors as the encoder made them.
+        levels: (C, W) as :func:`compare` gives them, to compare those tokens of a text alone whose cell is its nearest
+            to some query token; or without rows, to compare all.
         rows: (m,) texts; what one without tokens scores means nothing.
         out: (m,) gets the scores.
     """
-    x, y = np.empty(queries.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
-    best = np.empty(len(queries), np.float32)
-    for r in range(len(rows)):
-        best[:] = NOWHERE
-        last = coded.offsets[rows[r] + 1]
-        for t in range(coded.offsets[rows[r]], last, 2):
-            u = min(t + 1, last - 1)  # of an odd number the last stands twice
-            unpack(coded.codes[t], coded.bits, x)
-            unpack(coded.codes[u], coded.bits, y)
-            _meet(queries, x, y, _scale(coded, t, neutral), _scale(coded, u, neutral), best)
-        score = np.float32(0)
-        for i in range(len(queries)):
-            score += best[i] + bias[coded.languages[rows[r]], i]
-        out[r] = score
+    tokens, scales = np.empty((TOKENS, 2 * query.shape[1]), np.int16), np.empty(TOKENS, np.float32)
+    best, chosen = np.empty((len(query), LANES), np.float32), np.empty(0, np.int64)
+    ends = np.zeros(GROUP + 1, np.int64)
+    for begin in range(0, len(rows), GROUP):
+        group = rows[begin : begin + GROUP]
+        chosen = _choose(coded, levels, group, chosen, ends)
+        for r in range(len(group)):
+            best[:] = NOWHERE
+            _meet(query, coded, neutral, chosen[ends[r] : ends[r + 1]], tokens, scales, best)
+            score = np.float32(0)
+            for b in range(len(query)):
+                for lane in range(LANES):
+                    score += best[b, lane] + bias[coded.languages[group[r]], b * LANES + lane]
+            out[begin + r] = score
 
 
 @compiled
-def maxsim_near(queries: F32, bias: F32, coded: Coded, neutral: bool, levels: U8, rows: I64, out: F32) -> None:
-    """Score as :func:`maxsim` does, over those tokens of a text alone whose cell is its nearest to some query token.
+def _choose(coded: Coded, levels: U8, rows: I64, chosen: I64, ends: I64) -> I64:
+    """Choose the tokens of rows to be compared, and ask for their codes.
 
     Args:
-        queries: as in :func:`maxsim`; ``bias``, ``coded``, ``neutral``, ``rows`` and ``out`` too.
-        bias: see there.
-        coded: see there.
-        neutral: see there.
-        levels: (C, W) as :func:`compare` gives them.
-        rows: see there.
-        out: see there.
+        coded: the texts.
+        levels: as in :func:`maxsim`.
+        rows: (m,) texts.
+        chosen: memory that may serve.
+        ends: (m + 1 or more,) gets where the tokens of each row begin, and end, in
+
+    Returns:
+        the tokens, of which there may be more than count.
     """
-    x, y = np.empty(queries.shape[1], np.float32), np.empty(queries.shape[1], np.float32)
-    best, bar = np.empty(len(queries), np.float32), np.empty(levels.shape[1], np.uint8)
+    count = 0
     for r in range(len(rows)):
-        best[:] = NOWHERE
-        first, last = coded.offsets[rows[r]], coded.offsets[rows[r] + 1]
-        _nearest(levels, coded.cells, first, last, bar)
-        for i in range(len(bar)):  # never 0, or padding would let every token in
-            bar[i] = max(bar[i], np.uint8(1))
-        waiting = -1
+        count += coded.offsets[rows[r] + 1] - coded.offsets[rows[r]]
+        prefetch(coded.cells, coded.offsets[rows[r]])
+    if count > len(chosen):
+        chosen = np.empty(count, np.int64)
+    bars = np.empty(levels.shape[1], np.uint8)
+    end = 0
+    for r in range(len(rows)):
+        begin, first, last = end, coded.offsets[rows[r]], coded.offsets[rows[r] + 1]
+        if len(levels):
+            highest(levels, coded.cells, first, last, bars)
+            for i in range(len(bars)):  # never 0, or padding would let every token in
+                bars[i] = max(bars[i], np.uint8(1))
         for t in range(first, last):
-            if not _reaches(levels[coded.cells[t]], bar):
-                continue
-            if waiting < 0:
-                waiting = t
-                continue
-            unpack(coded.codes[waiting], coded.bits, x)
-            unpack(coded.codes[t], coded.bits, y)
-            _meet(queries, x, y, _scale(coded, waiting, neutral), _scale(coded, t, neutral), best)
-            waiting = -1
-        if waiting >= 0:
-            unpack(coded.codes[waiting], coded.bits, x)
-            _meet(queries, x, x, _scale(coded, waiting, neutral), _scale(coded, waiting, neutral), best)
-        score = np.float32(0)
-        for i in range(len(queries)):
-            score += max(best[i], np.float32(-1)) + bias[coded.languages[rows[r]], i]
-        out[r] = score
+            chosen[end] = t
+            end += not len(levels) or reaches(levels, coded.cells[t], bars)
+        for at in range(begin, end):
+            prefetch(coded.codes, chosen[at] * coded.codes.shape[1])
+            prefetch(coded.widths, chosen[at])
+        ends[r + 1] = end
+    return chosen
 
 
 @compiled
-def _nearest(levels: U8, cells: U16, first: int, last: int, best: U8) -> None:
-    """Keep the level of the nearest cell for each query token, over the tokens from ``first`` to ``last``."""
-    for i in range(len(best)):
-        best[i] = 0
-    for t in range(first, last):
-        row = levels[cells[t]]
-        for i in range(len(best)):
-            best[i] = max(best[i], row[i])
-
-
-@compiled
-def _reaches(row: U8, bar: U8) -> bool:
-    """Return whether any level is as high as its bar."""
-    near = np.uint8(0)
-    for i in range(len(bar)):
-        near |= np.uint8(row[i] >= bar[i])
-    return bool(near > 0)
+def _meet(query: I16, coded: Coded, neutral: bool, chosen: I64, tokens: I16, scales: F32, best: F32) -> None:
+    """Keep the best of the chosen tokens' similarities for every query token."""
+    unit = np.float32(1) / np.float32((FIXED << (coded.bits + 1)) * ONE) / np.float32(1 if neutral else FIXED)
+    for at in range(0, len(chosen), TOKENS):
+        for place in range(TOKENS):
+            t = chosen[min(at + place, len(chosen) - 1)]  # the last stands as often as is needed
+            unpack(coded.codes, t, coded.bits, tokens, place)
+            scales[place] = unit * coded.widths[t] * (1 if neutral else coded.lengths[t])
+        nearest(query, tokens, scales, best)
 
 
 @compiled

@@ -174,7 +174,7 @@ def search(part: Part, asked: Asked, start: int, stop: int, best: Best) -> None:
                 found = found or stop > at[i]
                 at[i] = stop
             if found:
-                _collect(scores, first, part, best, q)
+                _collect(scores[: -(-(last - first) // LANES) * LANES], first, part, best, q)
 
 
 @compiled
@@ -208,10 +208,10 @@ def _add(weight: np.float32, rows: U32, counts: Counts, first: int, norms: F32, 
 
 @compiled
 def _collect(scores: F32, first: int, part: Part, best: Best, q: int) -> None:
-    """Offer the rows from ``first`` whose scores are above 0, and set those back to 0."""
+    """Offer the rows from ``first`` whose scores are above 0, and set all back to 0; scores are whole lanes."""
     size = best.scores.shape[1]
     bar = best.scores[q, 0] if best.filled[q] == size else np.float32(0)
-    for start in range(0, BLOCK, LANES):
+    for start in range(0, len(scores), LANES):
         some, most = scores[start : start + LANES], np.float32(0)
         for i in range(LANES):
             most = max(most, some[np.uint32(i)])

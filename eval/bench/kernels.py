@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eval.bench import results
 from eval.bench.late import arguments, vectors
 from index import kernels
-from index.coded import CodedTokens
+from index.coded import EVERYWHERE, CodedQuery, CodedTokens
 from index.coding import BITS, Coding, write_coded
 from index.maxsim import maxsim
 from index.ragged import Ragged
@@ -114,11 +114,9 @@ def _polyseek(texts: Ragged, bits: int) -> System:
     rows = np.arange(len(texts))
 
     def score(query: NDArray[np.float32]) -> NDArray[np.floating]:
-        tokens = -(-len(query) // kernels.LANES) * kernels.LANES
-        ready, bias = np.zeros((tokens, view.rotation.shape[1]), np.float32), np.zeros((1, tokens), np.float32)
-        ready[: len(query)] = query @ view.rotation
+        ready = CodedQuery.of(query, view, neutral=True)
         out = np.empty(len(rows), np.float32)
-        kernels.maxsim(ready, bias, view.coded, True, rows, out)
+        kernels.maxsim(ready.blocks, ready.bias, view.coded, True, EVERYWHERE, rows, out)
         return out
 
     return "polyseek-late", {"bits": bits}, bits * texts.dims / 8 + 4, score
