@@ -25,7 +25,7 @@ from index import lexical
 from index.analysis import terms
 from index.parallel import share
 from index.ranking import NOTHING, Ranked, Rows
-from index.storage import StringArray, read_array, write_array
+from index.storage import ArrayFile, StringArray, read_array, write_array
 from index.vectors import groups
 
 Floats = NDArray[np.float32]
@@ -33,6 +33,9 @@ Mask = NDArray[np.bool_]
 
 # Queries that a core takes at a time, and hits that are held at most: 20 bytes each.
 BLOCK, HELD = 8, 1 << 21
+# Terms in more than one of so many documents have a table besides: a byte for each document takes less space than such
+# postings and an eighth of the time, for eight of them are added at once.
+TABLED = 4
 
 
 def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
@@ -40,7 +43,8 @@ def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
 
     The files: ``bm25.terms`` (V sorted terms), ``bm25.starts.npy`` (V + 1,) int64, ``bm25.rows.npy`` (P,) uint32 local
     rows, ascending within a term, ``bm25.counts.npy`` (P,) uint16 or uint32, ``bm25.lengths.npy`` (n,) uint32 terms per
-    document. Memory: the postings, not the texts.
+    document; and of terms in more than a quarter of the documents ``bm25.frequent.npy`` (m,) int64, their positions
+    among the terms, and ``bm25.table.npy`` (m, n) uint8, their counts again. Memory: the postings, not the texts.
 
     Args:
         folder: an existing folder.
@@ -110,9 +114,27 @@ def _write(folder: Path, vocabulary: list[str], found: _Found, lengths: NDArray[
     widest = int(found.counts.max(initial=0))
     StringArray.write(folder, "bm25.terms", [vocabulary[number] for number in used])
     write_array(folder / "bm25.starts.npy", starts)
-    write_array(folder / "bm25.rows.npy", found.rows[order])
-    write_array(folder / "bm25.counts.npy", found.counts[order].astype(np.uint16 if widest < 2**16 else np.uint32))
+    rows = found.rows[order]
+    counts: NDArray[np.unsignedinteger] = found.counts[order].astype(np.uint16 if widest < 2**16 else np.uint32)
+    write_array(folder / "bm25.rows.npy", rows)
+    write_array(folder / "bm25.counts.npy", counts)
     write_array(folder / "bm25.lengths.npy", lengths)
+    _write_table(folder, starts, rows, counts, len(lengths))
+
+
+def _write_table(
+    folder: Path, starts: NDArray[np.int64], rows: NDArray[np.uint32], counts: NDArray[np.unsignedinteger], n: int
+) -> None:
+    """Write the counts of frequent terms once more, those that a byte holds."""
+    often = np.flatnonzero(TABLED * np.diff(starts) > n)
+    frequent = [term for term in often if counts[starts[term] : starts[term + 1]].max() < 256]
+    write_array(folder / "bm25.frequent.npy", np.array(frequent, np.int64))
+    with ArrayFile(folder / "bm25.table.npy", (len(frequent), n), np.uint8) as table:
+        for term in frequent:
+            line = np.zeros(n, np.uint8)
+            own = slice(starts[term], starts[term + 1])
+            line[rows[own]] = counts[own]
+            table.append(line)
 
 
 class Postings(NamedTuple):
@@ -123,19 +145,28 @@ class Postings(NamedTuple):
     rows: NDArray[np.uint32]
     counts: NDArray[np.unsignedinteger]
     lengths: NDArray[np.uint32]
+    frequent: NDArray[np.int64]
+    table: NDArray[np.uint8]
 
     @classmethod
     def open(cls, folder: Path) -> Postings:
         """Map the files; no posting is read yet."""
-        arrays = (read_array(folder / f"bm25.{n}.npy") for n in ("starts", "rows", "counts", "lengths"))
-        return cls(StringArray.open(folder, "bm25.terms"), *arrays)
+        names = ("starts", "rows", "counts", "lengths", "frequent", "table")
+        return cls(StringArray.open(folder, "bm25.terms"), *(read_array(folder / f"bm25.{name}.npy") for name in names))
 
     def spans(self, wanted: Sequence[str]) -> NDArray[np.int64]:
-        """Return (m, 2) where the postings of each term begin and end; nowhere for a term that is unknown."""
+        """Return (m, 3) where the postings of each term begin and end, and its row of the table or -1.
+
+        An unknown term has none: it begins and ends nowhere.
+        """
         numbers = self.terms.find(wanted)
         known = numbers >= 0
-        spans = np.zeros((len(wanted), 2), np.int64)
+        spans = np.zeros((len(wanted), 3), np.int64)
         spans[known, 0], spans[known, 1] = self.starts[numbers[known]], self.starts[numbers[known] + 1]
+        spans[:, 2] = -1
+        if len(self.frequent):
+            places = np.searchsorted(self.frequent[:-1], numbers)
+            spans[:, 2] = np.where(self.frequent[places] == numbers, places, -1)
         return spans
 
     def kept(self, keep: Mask, first: int, numbers: dict[str, int]) -> _Found:
@@ -232,7 +263,9 @@ class Bm25View:
         """
         if not self._documents or k <= 0:
             return [NOTHING] * len(queries)
-        number_of = {term: i for i, term in enumerate(dict.fromkeys(term for query in queries for term in query))}
+        number_of: dict[str, int] = {}
+        numbers = np.array([number_of.setdefault(x, len(number_of)) for query in queries for x in query], np.int64)
+        starts = np.cumsum([0, *map(len, queries)], dtype=np.int64)
         spans = [segment.spans(list(number_of)) for segment in self._segments]
         weights = self._idf(self._frequencies(spans), parameters).astype(np.float32)
         norms = self._norms(parameters)
@@ -243,9 +276,7 @@ class Bm25View:
             parts = self._parts(spans, norms, allowed)
             for start in range(0, len(members), at_once):
                 some = members[start : start + at_once]
-                numbers = np.array([number_of[term] for i in some for term in queries[i]], np.int64)
-                starts = np.cumsum([0, *(len(queries[i]) for i in some)], dtype=np.int64)
-                asked = lexical.Asked(starts, numbers, weights[numbers])
+                asked = _take(starts, numbers, weights, some)
                 for i, ranked in zip(some, _rank(parts, asked, most), strict=True):
                     found[i] = ranked
         return found
@@ -266,7 +297,8 @@ class Bm25View:
         for first, segment, own in zip(self._firsts, self._segments, spans, strict=False):
             here = slice(first, first + len(segment.lengths))
             order = self._id_order[here]
-            parts.append(lexical.Part(segment.rows, segment.counts, own, norms[here], allowed[here], order, first))
+            postings = segment.rows, segment.counts, own, segment.table
+            parts.append(lexical.Part(*postings, norms[here], allowed[here], order, first))
         return parts
 
     def _frequencies(self, spans: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -288,7 +320,8 @@ class Bm25View:
             # One assignment, so a thread beside this one sees the old pair or the new.
             last = self._last_norms = (
                 (k1, b),
-                (k1 * (1 - b + b * self._lengths / self._mean_length)).astype(np.float32),
+                # Above 0, for a table has terms that a document has not, and 0 of them is not to be divided by 0.
+                np.maximum(k1 * (1 - b + b * self._lengths / self._mean_length), 1e-30).astype(np.float32),
             )
         return last[1]
 
@@ -326,6 +359,16 @@ class Bm25View:
         # Sorted, so that the sum does not depend on how the segments were cut.
         df = np.sort(np.fromiter(frequencies.values(), np.float64, len(frequencies)))
         return float(np.mean(np.log((self._documents - df + 0.5) / (df + 0.5))))
+
+
+def _take(
+    starts: NDArray[np.int64], numbers: NDArray[np.int64], weights: Floats, chosen: Sequence[int]
+) -> lexical.Asked:
+    """Return the terms of the chosen queries, and their weights."""
+    if len(chosen) < len(starts) - 1:
+        numbers = np.concatenate([numbers[starts[i] : starts[i + 1]] for i in chosen])
+        starts = np.cumsum([0, *(starts[i + 1] - starts[i] for i in chosen)], dtype=np.int64)
+    return lexical.Asked(starts, numbers, weights[numbers])
 
 
 def _rank(parts: Sequence[lexical.Part], asked: lexical.Asked, k: int) -> list[Ranked]:

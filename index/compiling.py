@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar, cast
 
 import numba
@@ -26,7 +27,18 @@ def compiled(function: F) -> F:
     It runs without the interpreter's lock. There are no infinities and nothing that is not a number in it, so sums
     may be made in whatever order is fastest; that order is the same every time.
     """
+    return _compile(function, fastmath=True)
+
+
+def compiled_exactly(function: F) -> F:
+    """Compile a function whose numbers are those that IEEE 754 has for each operation, in lanes or one by one."""
+    return _compile(function, fastmath=False)
+
+
+def _compile(function: F, *, fastmath: bool) -> F:
+    # Python's error model asks of every divisor whether it is 0, and that keeps loops out of vector lanes.
+    compiler = partial(numba.njit, nogil=True, fastmath=fastmath, error_model="numpy")
     try:
-        return cast("F", numba.njit(nogil=True, cache=True, fastmath=True)(function))
+        return cast("F", compiler(cache=True)(function))
     except RuntimeError:  # no folder to keep it in
-        return cast("F", numba.njit(nogil=True, fastmath=True)(function))
+        return cast("F", compiler()(function))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.compiling import F32, I64, U8, U32, compiled
+from index.compiling import F32, I64, U8, U32, compiled, compiled_exactly
 
 # Rows whose scores are added up at a time, and that are looked through at a time.
 BLOCK, LANES = 8192, 32
@@ -22,7 +22,8 @@ class Part(NamedTuple):
     Attributes:
         rows: (P,) of the segment.
         counts: (P,) how often the term occurs there.
-        spans: (V, 2) where the postings of each term begin and end.
+        spans: (V, 3) where the postings of each term begin and end, and its row of the table, -1 for none.
+        table: (m, n) how often each of the most frequent terms occurs in every row.
         norms: (n,) see `Bm25Parameters`.
         allowed: (n,) which rows may be found.
         order: (n,) of equal scores the row with the greatest is the best.
@@ -32,6 +33,7 @@ class Part(NamedTuple):
     rows: U32
     counts: Counts
     spans: I64
+    table: U8
     norms: F32
     allowed: NDArray[np.bool_]
     order: I64
@@ -156,16 +158,20 @@ def search(part: Part, asked: Asked, start: int, stop: int, best: Best) -> None:
     longest = 0
     for q in range(start, stop):
         longest = max(longest, asked.starts[q + 1] - asked.starts[q])
-    at, end = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    at, end, place = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
     for q in range(start, stop):
         begin = asked.starts[q]
         terms = asked.starts[q + 1] - begin
         for i in range(terms):
-            at[i], end[i] = part.spans[asked.terms[begin + i], 0], part.spans[asked.terms[begin + i], 1]
+            at[i], end[i], place[i] = part.spans[asked.terms[begin + i]]
         for first in range(0, len(part.norms), BLOCK):
             last = min(first + BLOCK, len(part.norms))
             found = False
             for i in range(terms):
+                if place[i] >= 0:
+                    _add_all(asked.weights[begin + i], part.table[place[i], first:last], part.norms[first:last], scores)
+                    found = True
+                    continue
                 stop = _seek(part.rows, at[i], end[i], last)
                 here = slice(at[i], stop)
                 _add(
@@ -194,7 +200,7 @@ def _seek(rows: U32, at: int, end: int, row: int) -> int:
     return at
 
 
-@compiled
+@compiled_exactly
 def _add(weight: np.float32, rows: U32, counts: Counts, first: int, norms: F32, scores: F32) -> None:
     """Add to the scores of the rows from ``first`` what a term has there.
 
@@ -206,22 +212,38 @@ def _add(weight: np.float32, rows: U32, counts: Counts, first: int, norms: F32, 
         scores[place] += weight * count / (count + norms[place])
 
 
+@compiled_exactly
+def _add_all(weight: np.float32, counts: U8, norms: F32, scores: F32) -> None:
+    """Add to all scores what a term has there, number for number as :func:`_add` does, eight at a time."""
+    for i in range(len(counts)):
+        count = np.float32(counts[i])
+        scores[i] += weight * count / (count + norms[i])
+
+
 @compiled
 def _collect(scores: F32, first: int, part: Part, best: Best, q: int) -> None:
     """Offer the rows from ``first`` whose scores are above 0, and set all back to 0; scores are whole lanes."""
-    size = best.scores.shape[1]
-    bar = best.scores[q, 0] if best.filled[q] == size else np.float32(0)
-    for start in range(0, len(scores), LANES):
-        some, most = scores[start : start + LANES], np.float32(0)
+    for i in range(min(len(scores), len(part.allowed) - first)):
+        scores[i] = scores[i] if part.allowed[first + i] else np.float32(0)
+    tops = np.empty(len(scores) // LANES, np.float32)
+    for at in range(len(tops)):
+        some, most = scores[at * LANES : (at + 1) * LANES], np.float32(0)
         for i in range(LANES):
             most = max(most, some[np.uint32(i)])
-        if most > 0 and most >= bar:
+        tops[at] = most
+    size = best.scores.shape[1]
+    bar = best.scores[q, 0] if best.filled[q] == size else np.float32(0)
+    if size < len(tops):  # so many rows at least reach the k-th of these
+        bar = max(bar, np.partition(tops, len(tops) - size)[len(tops) - size])
+    for at in range(len(tops)):
+        if tops[at] > 0 and tops[at] >= bar:
             for i in range(LANES):
-                row = first + start + i
-                if some[i] > 0 and some[i] >= bar and part.allowed[row]:
-                    _offer(best, q, some[i], part.order[row], np.int64(part.first + row))
+                place = at * LANES + i
+                if scores[place] > 0 and scores[place] >= bar:
+                    row = first + place
+                    _offer(best, q, scores[place], part.order[row], np.int64(part.first + row))
                     if best.filled[q] == size:
-                        bar = best.scores[q, 0]
+                        bar = max(bar, best.scores[q, 0])
     scores[:] = 0
 
 

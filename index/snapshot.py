@@ -51,7 +51,10 @@ class Snapshot:
         except CollectionError:
             raise
         except OSError as error:
-            raise CollectionError(f"cannot read {error.filename or folder}: {error.strerror or error}") from error
+            raise CollectionError(
+                f"cannot read {error.filename or folder}: {error.strerror or error}. `polyseek verify {folder}` names"
+                " every file that is damaged"
+            ) from error
         except Exception as error:  # a flipped byte in a header fails in as many ways as there are parsers
             raise CollectionError(
                 f"{folder} is damaged ({error}): `polyseek verify {folder}` names the file"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import index.collection as collection_module
+import index.dense as dense_module
 from data.errors import UsageError
 from data.records import Document
 from index import lanes
@@ -383,7 +384,9 @@ def test_a_collection_that_becomes_multilingual_is_coded_anew(tmp_path, small_vi
     assert np.abs(mixed.segments[0].vectors["late"].frame).max() > DRIFT
 
 
-def test_threads_search_while_one_adds(tmp_path, small_views):
+def test_threads_search_while_one_adds(tmp_path, small_views, monkeypatch):
+    monkeypatch.setitem(collection_module.WHOLE, "dense", 100)  # the dense view has inverted files too
+    monkeypatch.setattr(dense_module, "FEW", 0)
     made = documents(400)
     build(tmp_path / "c", made[:200])
     problems, stop = [], threading.Event()
@@ -406,7 +409,9 @@ def test_threads_search_while_one_adds(tmp_path, small_views):
     for thread in threads:
         thread.join()
     assert problems == []
-    assert len(Snapshot.open(tmp_path / "c")) == 400
+    snapshot = Snapshot.open(tmp_path / "c")
+    assert len(snapshot) == 400
+    assert snapshot.segments[0].inverted is not None
 
 
 def test_an_open_snapshot_outlives_the_files_of_its_codes(tmp_path, small_views):
