@@ -38,6 +38,8 @@ QUERIES_CACHED = 16384
 CHARACTERS_CACHED = 500
 # Tokens in one forward pass, padding included: larger ones leave the processor's caches. See docs/architecture.md.
 TOKENS = 2048
+# Tokens that are pooled together at most, for the time and the memory of clustering grow with their square.
+POOLED = 512
 # How much a window counts in a text's dense vector beside the one before it: a text says early what it is about.
 # SciFact's nDCG@10, where 731 of 5,183 abstracts have several windows: 1 gives .655, .5 .657, the first alone .660, but
 # that would leave the rest of the text out (Recall@100 .914, .917 and .911).
@@ -58,6 +60,7 @@ class Encoder:
         name: str,
         *,
         batch_size: int = 32,
+        token_pooling: float = 1.0,
         priors: Mapping[str, Prior] | None = None,
     ) -> None:
         """Wrap a loaded ``SentenceTransformer`` or ``MultiVectorEncoder``.
@@ -66,11 +69,13 @@ class Encoder:
             model: the model, in evaluation mode.
             name: what it was loaded as; it is kept in the fingerprint, for people.
             batch_size: windows in one forward pass.
+            token_pooling: keep one token vector of a document for so many: the means of clusters of like ones.
             priors: the language centroids that ship with the model, by view.
         """
         self._model = model
         self._name = name
         self._batch_size = batch_size
+        self._token_pooling = token_pooling
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, _Encoded] = OrderedDict()
@@ -82,7 +87,15 @@ class Encoder:
         self.priors: Mapping[str, Prior] = priors or {}
 
     @classmethod
-    def load(cls, name: str = BUNDLED, *, backend: str = "torch", device: str = "cpu", batch_size: int = 32) -> Encoder:
+    def load(
+        cls,
+        name: str = BUNDLED,
+        *,
+        backend: str = "torch",
+        device: str = "cpu",
+        batch_size: int = 32,
+        token_pooling: float = 1.0,
+    ) -> Encoder:
         """Load a model by the name ``bundled``, a local folder, or a name on the Hugging Face Hub.
 
         Raises:
@@ -97,7 +110,8 @@ class Encoder:
                 name = str(Path(name).resolve())  # the fingerprint is read again in another working folder
             model = _model_class(source)(source, device=device, backend=backend)
             model.eval()
-            return cls(model, name, batch_size=batch_size, priors=_priors(Path(source)))
+            priors = _priors(Path(source))
+            return cls(model, name, batch_size=batch_size, token_pooling=token_pooling, priors=priors)
         except Exception as error:  # safetensors, tokenizers and Sentence Transformers raise bare Exceptions too
             if backend != "torch" and find_spec("optimum") is None:
                 advice = f"pip install 'polyseek[{backend}]'"
@@ -112,7 +126,8 @@ class Encoder:
         """Encode texts whole: a text longer than the model takes is split into windows.
 
         The dense vector of several windows is their mean at unit length again, each window weighted by its tokens and
-        half as much as the one before (see :data:`DECAY`). Their token vectors stand one after another.
+        half as much as the one before (see :data:`DECAY`). Their token vectors stand one after another, and are pooled
+        where that was asked for.
 
         Args:
             texts: n texts.
@@ -121,7 +136,10 @@ class Encoder:
         Returns:
             dense (n, d) float32 or None, late Ragged of float32.
         """
-        return self._gather(self._encode(texts, "document", on_progress))
+        encoded = self._encode(texts, "document", on_progress)
+        if self._token_pooling > 1:
+            encoded = [_Encoded(one.dense, self._pooled(one.late)) for one in encoded]
+        return self._gather(encoded)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Encode queries as :meth:`encode_documents` encodes documents, with the query prompt; recent ones are kept.
@@ -211,6 +229,14 @@ class Encoder:
         mean = np.average(vectors, axis=0, weights=weights)
         return _Encoded((mean / np.linalg.norm(mean)).astype(np.float32), late)
 
+    def _pooled(self, late: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return fewer token vectors: means of Ward's clusters (Clavie, Chaffin and Adams 2024)."""
+        from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+        pooling = HierarchicalTokenPooling(self._token_pooling, num_protected_tokens=0)
+        parts = (torch.from_numpy(late[at : at + POOLED]) for at in range(0, len(late), POOLED))
+        return np.concatenate([late[:0], *(pooling.pool_one(part).numpy() for part in parts)])
+
     def _gather(self, encoded: Sequence[_Encoded]) -> Vectors:
         dense = None
         if "dense" in self.dims:
@@ -240,6 +266,7 @@ class Encoder:
             "pooling": ", ".join(str(m.pooling_mode) for m in self._model if hasattr(m, "pooling_mode")),
             "prompts": {task: self._prompt(task) for task in ("query", "document")},
             "lengths": {task: self._limit(task) for task in ("query", "document")},
+            "token_pooling": self._token_pooling,
         }
 
 

@@ -73,7 +73,8 @@ class Engine:
         snapshot = Snapshot.open(folder)
         loaded = None
         if snapshot.manifest.encoder is not None:
-            loaded = Encoder.load(encoder or snapshot.manifest.encoder["model"], backend=backend)
+            own = snapshot.manifest.encoder
+            loaded = Encoder.load(encoder or own["model"], backend=backend, token_pooling=own["token_pooling"])
             check_fingerprint(folder, snapshot.manifest.encoder, loaded.fingerprint)
         return cls(folder, snapshot, loaded)
 
@@ -189,6 +190,7 @@ def build_collection(
     backend: str = "torch",
     batch_size: int = 32,
     late_bits: int | None = None,
+    token_pooling: float | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BuildReport:
     """Build a collection, or go on with one that was begun or is to grow.
@@ -201,29 +203,37 @@ def build_collection(
         backend: what runs the encoder.
         batch_size: texts in one forward pass.
         late_bits: 2, 4 or 8 for a dimension, where the late view is large; None for the collection's own, or 4.
+        token_pooling: keep one token vector of a document for so many, from 1 on; None for the collection's own, or 1.
         on_progress: called with the number of documents done.
 
     Raises:
-        UsageError: the collection exists with other views or bits.
+        UsageError: the collection exists with other views, bits or pooling.
         InputError: a document id that stands twice.
         CollectionError: it was built with another encoder, or somebody else is writing.
     """
     started = time.perf_counter()
-    collection, model = _open_or_create(
-        folder, views, encoder, late_bits, lambda name: Encoder.load(name, backend=backend, batch_size=batch_size)
-    )
+
+    def load(name: str, pooling: float) -> Encoder:
+        return Encoder.load(name, backend=backend, batch_size=batch_size, token_pooling=pooling)
+
+    collection, model = _open_or_create(folder, views, encoder, late_bits, token_pooling, load)
     writing = Writing(model, identifier().identify, on_progress=on_progress)
     report = collection.add(documents, writing)
     return BuildReport(report.added, report.updated, report.unchanged, time.perf_counter() - started)
 
 
 def _open_or_create(
-    folder: Path, views: Sequence[str], encoder: str | None, late_bits: int | None, load: Callable[[str], Encoder]
+    folder: Path,
+    views: Sequence[str],
+    encoder: str | None,
+    late_bits: int | None,
+    token_pooling: float | None,
+    load: Callable[[str, float], Encoder],
 ) -> tuple[Collection, Encoder | None]:
     try:
         manifest = Manifest.read(folder)
     except NotFoundError:
-        model = load(encoder or BUNDLED) if set(views) - {"bm25"} else None
+        model = load(encoder or BUNDLED, token_pooling or 1.0) if set(views) - {"bm25"} else None
         return Collection.create(folder, views, model, late_bits=late_bits or 4), model
     if set(views) != set(manifest.views):
         raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")
@@ -233,6 +243,11 @@ def _open_or_create(
         )
     if manifest.encoder is None:
         return Collection(folder), None
-    model = load(encoder or manifest.encoder["model"])
+    own = manifest.encoder["token_pooling"]
+    if token_pooling not in (None, own):
+        raise UsageError(
+            f"{folder} exists with token pooling {own:g}: leave --token-pooling out or name another folder"
+        )
+    model = load(encoder or manifest.encoder["model"], own)
     check_fingerprint(folder, manifest.encoder, model.fingerprint)
     return Collection(folder), model

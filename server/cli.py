@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -109,6 +110,8 @@ def _add_index(sub: Any) -> None:  # noqa: ANN401
                       help="texts in one forward pass (default: %(default)s)")  # fmt: skip
     made.add_argument("--late-bits", type=int, choices=BITS, metavar="BITS",
                       help="a dimension of large late views: 2 (smallest), 4 (default), 8")  # fmt: skip
+    made.add_argument("--token-pooling", type=_factor, metavar="FACTOR",
+                      help="keep one token vector of a document for so many (default: 1, all)")  # fmt: skip
 
 
 def _add_changes(sub: Any) -> None:  # noqa: ANN401
@@ -203,6 +206,16 @@ def _views(text: str) -> tuple[str, ...]:
         if name not in VIEWS:
             raise argparse.ArgumentTypeError(f"unknown view {name!r}: choose from {', '.join(VIEWS)}")
     return _names(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number from 1 on is wanted, not {text!r}")
+    return number
 
 
 def _positive(text: str) -> int:

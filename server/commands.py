@@ -43,7 +43,8 @@ def demo(arguments: Namespace) -> None:
     # An update of the model gets a collection of its own. The page knows the demo by its name.
     arguments.folder = arguments.to = model.parent / "collections" / model.name / "demo"
     arguments.inputs, arguments.views = [str(demo_folder())], VIEWS
-    arguments.encoder, arguments.backend, arguments.batch_size, arguments.late_bits = None, "torch", 32, None
+    arguments.encoder, arguments.backend, arguments.batch_size = None, "torch", 32
+    arguments.late_bits = arguments.token_pooling = None
     index(arguments)
     serve(arguments)
 
@@ -58,7 +59,7 @@ def index(arguments: Namespace) -> Result:
 def add(arguments: Namespace) -> Result:
     """Check all inputs, then add them to a collection that exists."""
     views = Snapshot.open(arguments.folder).manifest.views
-    arguments.batch_size, arguments.late_bits = 32, None
+    arguments.batch_size, arguments.late_bits, arguments.token_pooling = 32, None, None
     with Inputs(arguments.inputs) as inputs:
         total = inputs.check()
         return _build(arguments, inputs, total, folder=arguments.folder, views=views)
@@ -206,7 +207,8 @@ def _build(arguments: Namespace, inputs: Inputs, total: int, *, folder: Path, vi
 
         report = build_collection(
             inputs, folder, views=views, encoder=arguments.encoder, backend=arguments.backend,
-            batch_size=arguments.batch_size, late_bits=arguments.late_bits, on_progress=on_progress,
+            batch_size=arguments.batch_size, late_bits=arguments.late_bits,
+            token_pooling=arguments.token_pooling, on_progress=on_progress,
         )  # fmt: skip
     return {
         "folder": str(folder),

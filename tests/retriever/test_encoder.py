@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
 
 from data.errors import EncoderError
 from retriever import encoder as module
@@ -49,6 +49,24 @@ def test_dense_vectors_are_those_of_sentence_transformers(tiny, tiny_folder):
     model = SentenceTransformer(str(tiny_folder), device="cpu")
     np.testing.assert_allclose(tiny.encode_queries(TEXTS).dense, model.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(tiny.encode_documents(TEXTS).dense, model.encode_document(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
+def test_token_vectors_are_pooled_as_sentence_transformers_pools_them(tiny, tiny_folder, factor, monkeypatch):
+    monkeypatch.setattr(module, "POOLED", 64)
+    pooled = Encoder.load(str(tiny_folder), token_pooling=factor)
+    assert {key for key in tiny.fingerprint if tiny.fingerprint[key] != pooled.fingerprint[key]} == {"token_pooling"}
+    plain, fewer = tiny.encode_documents([*TEXTS, "", LONG]), pooled.encode_documents([*TEXTS, "", LONG])
+    np.testing.assert_allclose(plain.dense, fewer.dense, atol=1e-5)
+    peer = HierarchicalTokenPooling(factor, num_protected_tokens=0)
+    for i in range(len(plain.late)):
+        parts = [plain.late[i][at : at + 64] for at in range(0, len(plain.late[i]), 64)]
+        wanted = [peer.pool_one(torch.from_numpy(part)).numpy() for part in parts]
+        np.testing.assert_allclose(fewer.late[i], np.concatenate([plain.late[i][:0], *wanted]), atol=1e-5)
+    assert len(fewer.late.values) < len(plain.late.values) / factor * 1.1 + len(TEXTS)
+    np.testing.assert_allclose(
+        tiny.encode_queries(TEXTS).late.values, pooled.encode_queries(TEXTS).late.values, atol=1e-5
+    )
 
 
 def test_dense_vectors_of_the_bundled_model_are_those_of_sentence_transformers(encoder):

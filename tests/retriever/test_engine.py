@@ -254,6 +254,19 @@ def test_a_collection_keeps_its_views(built, tmp_path, tiny_folder):
     build_collection(DOCUMENTS, built, views=["late", "bm25", "dense"])  # the order does not matter
 
 
+def test_a_collection_keeps_its_token_pooling(tmp_path, tiny_folder):
+    few, all_of_them = tmp_path / "few", tmp_path / "all"
+    build_collection(DOCUMENTS[:2], few, encoder=str(tiny_folder), token_pooling=2)
+    build_collection(DOCUMENTS[2:], few)
+    build_collection(DOCUMENTS, all_of_them, encoder=str(tiny_folder))
+    pooled, whole = Engine.open(few), Engine.open(all_of_them)
+    counts = [sum(len(segment.vectors["late"].values) for segment in one.snapshot.segments) for one in (pooled, whole)]
+    assert counts[0] < 0.6 * counts[1]
+    assert [hit.id for hit in pooled.retriever("late").search([Query("海水变暖时珊瑚会变白。", "zh")], 1)[0]] == ["zh"]
+    with pytest.raises(UsageError, match="exists with token pooling 2"):
+        build_collection(DOCUMENTS, few, token_pooling=3)
+
+
 def test_views_that_no_encoder_makes(tmp_path, late_folder):
     with pytest.raises(UsageError, match="makes no dense vectors: leave them out of --views"):
         build_collection(DOCUMENTS, tmp_path / "c", encoder=str(late_folder))
