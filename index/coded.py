@@ -111,7 +111,11 @@ class CodedTokens:
         self.dims, wide = self.rotation.shape
         self.bits = 16 * found["codes"].shape[1] // wide
         self.offsets = found["offsets"]
-        self.coded = packing.Coded(bits=self.bits, languages=np.asarray(languages), **found)
+        # As it will be when the collection is opened: to Numba what may be written is of another type, and `warm` would
+        # compile what no search uses.
+        own = np.asarray(languages).view()
+        own.setflags(write=False)
+        self.coded = packing.Coded(bits=self.bits, languages=own, **found)
         self._tallies: queue.SimpleQueue[kernels.Tally] = queue.SimpleQueue()
 
     def __len__(self) -> int:

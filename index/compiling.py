@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
@@ -39,6 +41,20 @@ def _compile(function: F, *, fastmath: bool) -> F:
     # Python's error model asks of every divisor whether it is 0, and that keeps loops out of vector lanes.
     compiler = partial(numba.njit, nogil=True, fastmath=fastmath, error_model="numpy")
     try:
-        return cast("F", compiler(cache=True)(function))
+        made = compiler(cache=True)(function)
     except RuntimeError:  # no folder to keep it in
-        return cast("F", compiler()(function))
+        made = compiler()(function)
+    # Numba looks whether the function's own file has changed, but much of what it compiles lies in the others.
+    kept = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    if kept is not None:
+        kept._source_stamp = (kept._source_stamp, sources())
+    return cast("F", made)
+
+
+@lru_cache(maxsize=1)
+def sources() -> str:
+    """Return a digest of the files that compiled functions are made from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("compiling", "kernels", "lanes", "lexical", "packing"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()

@@ -21,6 +21,8 @@ from index.packing import FIXED, Coded, unpack
 
 # What 1 is as a product of two vectors of whole numbers.
 SQUARE = ONE * ONE
+# Less than any product.
+LEAST = -(1 << 31)
 # Rows whose reading is asked for ahead: to wait for memory took half the time of :func:`interact`.
 AHEAD = 8
 # Texts whose tokens are chosen, and asked for, before the first of them is compared: what they have in codes fits into
@@ -117,8 +119,8 @@ def compare(query: I16, centers: I16, levels: U8, scores: I32, names: I64) -> No
     """
     products, found = np.empty((len(query), TOKENS, LANES), np.int32), np.empty((len(query), TOKENS, LANES), np.uint8)
     above = np.empty((len(query), TOKENS), np.uint8)
-    scores[:] = -SQUARE - 1  # below what any can be
-    bars = np.full((len(query), LANES), -SQUARE - 1, np.int32)
+    scores[:] = LEAST
+    bars = np.full((len(query), LANES), LEAST, np.int32)
     most = scores.shape[1]
     for first in range(0, len(levels), TOKENS):
         lanes.compare(query, centers, first, bars, products, found, above)
@@ -128,7 +130,7 @@ def compare(query: I16, centers: I16, levels: U8, scores: I32, names: I64) -> No
                 if above[b, n]:
                     for lane in range(LANES):
                         i = b * LANES + lane
-                        _insert(scores[i], names[i], most, most, products[b, n, lane], first + n)
+                        _insert(scores[i], names[i], min(first + n, most), most, products[b, n, lane], first + n)
                         bars[b, lane] = scores[i, most - 1]
 
 

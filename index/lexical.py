@@ -223,23 +223,24 @@ def _add_all(weight: np.float32, counts: U8, norms: F32, scores: F32) -> None:
 @compiled
 def _collect(scores: F32, first: int, part: Part, best: Best, q: int) -> None:
     """Offer the rows from ``first`` whose scores are above 0, and set all back to 0; scores are whole lanes."""
-    for i in range(min(len(scores), len(part.allowed) - first)):
-        scores[i] = scores[i] if part.allowed[first + i] else np.float32(0)
+    size, full = best.scores.shape[1], best.filled[q] == best.scores.shape[1]
+    bar = best.scores[q, 0] if full else np.float32(0)
+    if not full:
+        for i in range(min(len(scores), len(part.allowed) - first)):
+            scores[i] = scores[i] if part.allowed[first + i] else np.float32(0)
     tops = np.empty(len(scores) // LANES, np.float32)
     for at in range(len(tops)):
         some, most = scores[at * LANES : (at + 1) * LANES], np.float32(0)
         for i in range(LANES):
             most = max(most, some[np.uint32(i)])
         tops[at] = most
-    size = best.scores.shape[1]
-    bar = best.scores[q, 0] if best.filled[q] == size else np.float32(0)
-    if size < len(tops):  # so many rows at least reach the k-th of these
-        bar = max(bar, np.partition(tops, len(tops) - size)[len(tops) - size])
+    if not full and size < len(tops):  # so many rows at least reach the k-th of these
+        bar = np.partition(tops, len(tops) - size)[len(tops) - size]
     for at in range(len(tops)):
         if tops[at] > 0 and tops[at] >= bar:
             for i in range(LANES):
                 place = at * LANES + i
-                if scores[place] > 0 and scores[place] >= bar:
+                if scores[place] > 0 and scores[place] >= bar and part.allowed[first + place]:
                     row = first + place
                     _offer(best, q, scores[place], part.order[row], np.int64(part.first + row))
                     if best.filled[q] == size:

@@ -15,7 +15,7 @@ from typing import Any
 from data.errors import CollectionError, NotFoundError
 from index.storage import write_json
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 
 

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from data.errors import CollectionError, EncoderError
 from data.records import Document
-from index.bm25 import Postings, merge_postings, write_postings
 from index.centroids import NO_SUMS, LanguageSums, Prior, sum_by_language
 from index.coded import CodedTokens
 from index.coding import Coding, write_coded
 from index.inverted import NAME as INVERTED
 from index.inverted import InvertedFile, write_inverted
+from index.postings import Postings, merge_postings, write_postings
 from index.ragged import Ragged
 from index.storage import StringArray, checksum, flush_folder, read_array, write_array, write_json, write_parts
 

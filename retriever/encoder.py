@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.errors import EncoderError
+from data.errors import EncoderError, UsageError
 from index.centroids import Prior
 from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
@@ -75,7 +76,9 @@ class Encoder:
         self._model = model
         self._name = name
         self._batch_size = batch_size
-        self._token_pooling = token_pooling
+        self._token_pooling = float(token_pooling)
+        if not 1 <= self._token_pooling < math.inf:
+            raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, _Encoded] = OrderedDict()
@@ -230,7 +233,12 @@ class Encoder:
         return _Encoded((mean / np.linalg.norm(mean)).astype(np.float32), late)
 
     def _pooled(self, late: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return fewer token vectors: means of Ward's clusters (Clavie, Chaffin and Adams 2024)."""
+        """Return fewer token vectors: means of Ward's clusters (Clavié, Chaffin and Adams 2024).
+
+        Vectors that are not finite stay as they are, to be refused where they are stored.
+        """
+        if not np.isfinite(late).all():
+            return late
         from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
         pooling = HierarchicalTokenPooling(self._token_pooling, num_protected_tokens=0)

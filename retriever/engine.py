@@ -233,7 +233,12 @@ def _open_or_create(
     try:
         manifest = Manifest.read(folder)
     except NotFoundError:
-        model = load(encoder or BUNDLED, token_pooling or 1.0) if set(views) - {"bm25"} else None
+        if token_pooling not in (None, 1) and "late" not in views:
+            raise UsageError(
+                "token pooling is of the late view: leave --token-pooling out or add late to the views"
+            ) from None
+        pooling = 1.0 if token_pooling is None else token_pooling
+        model = load(encoder or BUNDLED, pooling) if set(views) - {"bm25"} else None
         return Collection.create(folder, views, model, late_bits=late_bits or 4), model
     if set(views) != set(manifest.views):
         raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")
@@ -241,13 +246,13 @@ def _open_or_create(
         raise UsageError(
             f"{folder} exists with {manifest.late_bits} bits: leave --late-bits out or name another folder"
         )
-    if manifest.encoder is None:
-        return Collection(folder), None
-    own = manifest.encoder["token_pooling"]
+    own = manifest.encoder["token_pooling"] if manifest.encoder else 1.0
     if token_pooling not in (None, own):
         raise UsageError(
             f"{folder} exists with token pooling {own:g}: leave --token-pooling out or name another folder"
         )
+    if manifest.encoder is None:
+        return Collection(folder), None
     model = load(encoder or manifest.encoder["model"], own)
     check_fingerprint(folder, manifest.encoder, model.fingerprint)
     return Collection(folder), model

@@ -22,6 +22,7 @@ from data.inputs import Inputs
 from data.readers import demo_folder
 from data.records import Query, check_string, normalize_language
 from index.collection import Collection
+from index.manifest import FORMAT
 from index.segment import VIEWS
 from index.snapshot import Snapshot
 
@@ -40,8 +41,8 @@ def demo(arguments: Namespace) -> None:
     from retriever.bundled import bundled_model
 
     model = bundled_model()
-    # An update of the model gets a collection of its own. The page knows the demo by its name.
-    arguments.folder = arguments.to = model.parent / "collections" / model.name / "demo"
+    # An update of the model or of the format gets a collection of its own. The page knows the demo by its name.
+    arguments.folder = arguments.to = model.parent / "collections" / f"{model.name}.{FORMAT}" / "demo"
     arguments.inputs, arguments.views = [str(demo_folder())], VIEWS
     arguments.encoder, arguments.backend, arguments.batch_size = None, "torch", 32
     arguments.late_bits = arguments.token_pooling = None

@@ -25,7 +25,8 @@ from data.readers import BeirFolder
 from eval.bench import results
 from eval.bench.timing import Search, measure
 from index.analysis import terms
-from index.bm25 import DEFAULTS, Bm25View, Postings, write_postings
+from index.bm25 import DEFAULTS, Bm25View
+from index.postings import Postings, write_postings
 from retriever.language import identifier
 
 QUERIES = 500

@@ -13,7 +13,8 @@ from rank_bm25 import BM25Okapi
 
 from data.errors import CollectionError, UsageError
 from index.analysis import terms
-from index.bm25 import Bm25Parameters, Bm25Variant, Bm25View, Postings, merge_postings, write_postings
+from index.bm25 import Bm25Parameters, Bm25Variant, Bm25View
+from index.postings import Postings, merge_postings, write_postings
 from index.storage import read_array
 
 OKAPI = Bm25Parameters(k1=1.5, b=0.75, variant=Bm25Variant.OKAPI)

@@ -3,6 +3,7 @@
 import shutil
 import threading
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -262,6 +263,17 @@ def test_cells_list_each_text_once(tmp_path):
     owner = np.repeat(np.arange(500), np.diff(ragged.offsets))
     for cell in range(len(starts) - 1):
         assert listed[starts[cell] : starts[cell + 1]].tolist() == sorted({*owner[cells == cell].tolist()})
+
+
+def test_what_is_warmed_is_what_is_searched(tmp_path):
+    """When a segment is written its languages may be, when it is opened they are mapped: two types for Numba."""
+    ragged, codes = texts(20)
+    view = coded(tmp_path, ragged, codes)
+    languages = codes.astype(np.uint16)
+    assert languages.flags.writeable
+    assert numba.typeof(CodedTokens(tmp_path, languages).coded) == numba.typeof(view.coded)
+    languages.setflags(write=False)
+    assert numba.typeof(CodedTokens(tmp_path, languages).coded) == numba.typeof(view.coded)
 
 
 def test_lanes_do_not_matter(tmp_path):

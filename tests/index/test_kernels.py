@@ -87,6 +87,19 @@ def test_cells_are_compared_exactly(seed, tokens, cells, groups, data):
     np.testing.assert_array_equal(scores[:tokens], np.take_along_axis(wanted, order, axis=1))
 
 
+def test_cells_on_the_other_side_are_found_too(dims=128, cells=200):
+    """Rounding puts some of them further off than -1."""
+    rng = np.random.default_rng(0)
+    centers = unit_rows(rng, cells, dims).astype(np.float16).astype(np.float32)
+    for query in range(0, cells, 9):
+        levels = np.zeros((cells, 16), np.uint8)
+        scores, names = np.empty((8, cells), np.int32), np.full((8, cells), 123456789, np.int64)
+        opposite = asked(-centers[query : query + 1] / np.linalg.norm(centers[query]))
+        kernels.compare(opposite, whole(centers).astype(np.int16), levels, scores, names)
+        assert sorted(names[0]) == list(range(cells))
+        assert names[0, -1] == query
+
+
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, TOKENS, st.lists(st.integers(0, 9), min_size=1, max_size=40))
 def test_cells_interact_as_plaid_has_it(seed, tokens, lengths):

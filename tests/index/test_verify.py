@@ -23,7 +23,7 @@ def test_another_format_version_is_named(tmp_path):
         Snapshot.open(tmp_path / "c")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format": 1}', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"format": 2}', b"[" * 100_000])
 def test_a_damaged_manifest_is_one_line(tmp_path, content):
     build(tmp_path / "c", documents(3))
     (tmp_path / "c" / "manifest.json").write_bytes(content)

@@ -69,6 +69,13 @@ def test_token_vectors_are_pooled_as_sentence_transformers_pools_them(tiny, tiny
     )
 
 
+def test_what_is_not_finite_is_not_pooled(tiny_folder):
+    pooled = Encoder.load(str(tiny_folder), token_pooling=2)
+    with torch.no_grad():
+        next(iter(pooled._model.parameters())).fill_(float("nan"))
+    assert np.isnan(pooled.encode_documents(["some words here"]).late.values).any()
+
+
 def test_dense_vectors_of_the_bundled_model_are_those_of_sentence_transformers(encoder):
     model = encoder._model  # the checkpoint as Sentence Transformers loads it: 470 MB once are enough
     assert isinstance(model, SentenceTransformer)
