@@ -77,8 +77,6 @@ class Encoder:
         self._name = name
         self._batch_size = batch_size
         self._token_pooling = float(token_pooling)
-        if not 1 <= self._token_pooling < math.inf:
-            raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, _Encoded] = OrderedDict()
@@ -103,9 +101,12 @@ class Encoder:
 
         Raises:
             EncoderError: no such model, no network, a broken folder, or a backend that is not installed.
+            UsageError: token pooling below 1.
         """
         if backend not in BACKENDS:
             raise EncoderError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
+        if not 1 <= token_pooling < math.inf:
+            raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
         be_quiet()
         source = str(bundled_model()) if name == BUNDLED else name
         try:
