@@ -172,13 +172,13 @@ def search(part: Part, asked: Asked, start: int, stop: int, best: Best) -> None:
                     _add_all(asked.weights[begin + i], part.table[place[i], first:last], part.norms[first:last], scores)
                     found = True
                     continue
-                stop = _seek(part.rows, at[i], end[i], last)
-                here = slice(at[i], stop)
+                beyond = _seek(part.rows, at[i], end[i], last)
+                here = slice(at[i], beyond)
                 _add(
                     asked.weights[begin + i], part.rows[here], part.counts[here], first, part.norms[first:last], scores
                 )
-                found = found or stop > at[i]
-                at[i] = stop
+                found = found or beyond > at[i]
+                at[i] = beyond
             if found:
                 _collect(scores[: -(-(last - first) // LANES) * LANES], first, part, best, q)
 

@@ -21,6 +21,8 @@ from index.segment import VIEWS
 from server import commands
 
 MODES = "hybrid, cascade, dense, late, bm25"
+# What a build does where its command has no options for it; `_add_index` has them all.
+BUILD = {"batch_size": 32, "late_bits": None, "token_pooling": None}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +96,7 @@ def _command(sub: Any, name: str, run: Any, text: str, show: Any = str) -> argpa
 
 def _add_demo(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "demo", commands.demo, "Build the bundled demo collection once, then serve it.")
+    made.set_defaults(**BUILD, encoder=None, backend="torch", views=VIEWS)
     _add_address(made)
 
 
@@ -106,7 +109,8 @@ def _add_index(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("--to", required=True, type=Path, metavar="DIR", help="the collection's folder")
     made.add_argument("--views", default="bm25,dense,late", type=_views, help="what to build (default: %(default)s)")
     _add_encoder(made)
-    made.add_argument("--batch-size", type=_positive, default=32, metavar="N",
+    made.set_defaults(**BUILD)
+    made.add_argument("--batch-size", type=_positive, metavar="N",
                       help="texts in one forward pass (default: %(default)s)")  # fmt: skip
     made.add_argument("--late-bits", type=int, choices=BITS, metavar="BITS",
                       help="a dimension of large late views: 2 (smallest), 4 (default), 8")  # fmt: skip
@@ -120,6 +124,7 @@ def _add_changes(sub: Any) -> None:  # noqa: ANN401
         "Add documents; one with a known id replaces the old one.", commands.show_build,
     )  # fmt: skip
     _add_folder(made)
+    made.set_defaults(**BUILD)
     made.add_argument("inputs", nargs="+", metavar="INPUT", help=INPUT)
     _add_encoder(made)
     made = _command(sub, "delete", commands.delete, "Delete documents by id.", commands.show_delete)

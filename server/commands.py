@@ -23,7 +23,6 @@ from data.readers import demo_folder
 from data.records import Query, check_string, normalize_language
 from index.collection import Collection
 from index.manifest import FORMAT
-from index.segment import VIEWS
 from index.snapshot import Snapshot
 
 Result = dict[str, Any]
@@ -43,9 +42,7 @@ def demo(arguments: Namespace) -> None:
     model = bundled_model()
     # An update of the model or of the format gets a collection of its own. The page knows the demo by its name.
     arguments.folder = arguments.to = model.parent / "collections" / f"{model.name}.{FORMAT}" / "demo"
-    arguments.inputs, arguments.views = [str(demo_folder())], VIEWS
-    arguments.encoder, arguments.backend, arguments.batch_size = None, "torch", 32
-    arguments.late_bits = arguments.token_pooling = None
+    arguments.inputs = [str(demo_folder())]
     index(arguments)
     serve(arguments)
 
@@ -60,7 +57,6 @@ def index(arguments: Namespace) -> Result:
 def add(arguments: Namespace) -> Result:
     """Check all inputs, then add them to a collection that exists."""
     views = Snapshot.open(arguments.folder).manifest.views
-    arguments.batch_size, arguments.late_bits, arguments.token_pooling = 32, None, None
     with Inputs(arguments.inputs) as inputs:
         total = inputs.check()
         return _build(arguments, inputs, total, folder=arguments.folder, views=views)
