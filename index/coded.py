@@ -177,20 +177,20 @@ class CodedTokens:
             share_of_all: the part that these texts make up of all that are searched.
         """
         allowed = allowed & self._filled
-        rows = np.flatnonzero(allowed)
-        how = how.deep(min(k, len(rows)), share_of_all)
-        few = len(rows) <= 2 * how.candidates
+        possible = int(np.count_nonzero(allowed))
+        how = how.deep(min(k, possible), share_of_all)
+        few = np.flatnonzero(allowed) if possible <= 2 * how.candidates else None
 
         def work(i: int) -> Ranked:
             query = CodedQuery.of(queries[i], self, neutral=neutral)
-            chosen = rows
-            if not few:
-                chosen = self._promising(query, allowed, len(rows), min(k, len(rows)), how, neutral)
+            chosen = few
+            if chosen is None:
+                chosen = self._promising(query, allowed, possible, min(k, possible), how, neutral)
             scores = np.empty(len(chosen), np.float32)
             kernels.maxsim(query.blocks, query.bias, self.coded, neutral, EVERYWHERE, chosen, scores)
             return best(chosen, scores, k, id_order=id_order)
 
-        return share(range(len(queries)), work) if len(rows) and k > 0 else [NOTHING] * len(queries)
+        return share(range(len(queries)), work) if possible and k > 0 else [NOTHING] * len(queries)
 
     def _promising(
         self, query: CodedQuery, allowed: NDArray[np.bool_], possible: int, k: int, how: LateSearch, neutral: bool
@@ -201,9 +201,9 @@ class CodedTokens:
         cells = min(int(how.cells * (len(self) / possible) ** 0.5), len(self._stored_centers))
         while True:
             padded = query.bias.shape[1]
-            levels = np.zeros((len(self._stored_centers), -(-padded // lanes.BYTES) * lanes.BYTES), np.uint8)
+            levels = np.zeros((len(self._centers), -(-padded // lanes.BYTES) * lanes.BYTES), np.uint8)
             similarities, names = np.empty((padded, cells), np.int32), np.empty((padded, cells), np.int64)
-            kernels.compare(query.blocks, self._centers, levels, similarities, names)
+            kernels.compare(query.blocks, self._centers, len(self._stored_centers), levels, similarities, names)
             rows, gains = self._gather(similarities, names, query.tokens, bonus, allowed)
             if len(rows) >= k or cells == len(self._stored_centers):
                 break

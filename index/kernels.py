@@ -107,31 +107,28 @@ def rotate(vectors: F32, rotation: F32, query: I16) -> None:
 
 
 @compiled
-def compare(query: I16, centers: I16, levels: U8, scores: I32, names: I64) -> None:
+def compare(query: I16, centers: I16, cells: int, levels: U8, scores: I32, names: I64) -> None:
     """Compare a query's tokens with all cells.
 
     Args:
         query: (P / 8, d / 2, 16).
-        centers: (C or up to three more, d), a multiple of four rows; 1 is :data:`index.lanes.ONE`.
-        levels: (C, W) of zeros, W at least P and a multiple of 16, gets every similarity as a byte.
+        centers: (C', d), C' a multiple of four; 1 is :data:`index.lanes.ONE`.
+        cells: C, how many of them are real.
+        levels: (C', W) of zeros, W at least P and a multiple of 16, gets every similarity as a byte.
         scores: (P, m) gets the similarities of each token's nearest cells, nearest first, times :data:`SQUARE`; m <= C.
         names: (P, m) gets those cells.
     """
-    products, found = np.empty((len(query), TOKENS, LANES), np.int32), np.empty((len(query), TOKENS, LANES), np.uint8)
-    above = np.empty((len(query), TOKENS), np.uint8)
+    products = np.empty((TOKENS, scores.shape[0]), np.int32)
+    bars = np.full(scores.shape[0], LEAST, np.int32)
     scores[:] = LEAST
-    bars = np.full((len(query), LANES), LEAST, np.int32)
     most = scores.shape[1]
-    for first in range(0, len(levels), TOKENS):
-        lanes.compare(query, centers, first, bars, products, found, above)
-        for n in range(min(TOKENS, len(levels) - first)):
-            for b in range(len(query)):
-                levels[first + n, b * LANES : (b + 1) * LANES] = found[b, n]
-                if above[b, n]:
-                    for lane in range(LANES):
-                        i = b * LANES + lane
-                        _insert(scores[i], names[i], min(first + n, most), most, products[b, n, lane], first + n)
-                        bars[b, lane] = scores[i, most - 1]
+    for first in range(0, len(centers), TOKENS):
+        if lanes.compare(query, centers, first, bars, products, levels):
+            for n in range(min(TOKENS, cells - first)):
+                for i in range(len(scores)):
+                    if products[n, i] > bars[i]:
+                        _insert(scores[i], names[i], min(first + n, most), most, products[n, i], first + n)
+                        bars[i] = scores[i, most - 1]
 
 
 @compiled

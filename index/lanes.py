@@ -69,28 +69,33 @@ def _loop(returns: types.Type = types.void) -> Callable[[Callable[..., Value | N
     return decorate
 
 
-@_loop()
-def compare(
-    b: Builder, query: Array, rows: Array, at: Value, bars: Array, products: Array, levels: Array, above: Array
-) -> None:
+@_loop(types.boolean)
+def compare(b: Builder, query: Array, rows: Array, at: Value, bars: Array, products: Array, levels: Array) -> Value:
     """Compare a query with four of ``rows`` (.., D) int16, those from ``at``.
 
-    ``products`` (P / 8, 4, 8) int32 gets the products, ``levels`` (P / 8, 4, 8) uint8 their highest bits, see
-    :data:`SHIFT`, and ``above`` (P / 8, 4) uint8 is not 0 where any of eight is greater than its bar, (P / 8, 8) int32.
+    ``products`` (4, P / 8, 8) int32 gets the products, and ``levels`` (.., W) uint8, in the places of those rows, their
+    highest bits, see :data:`SHIFT`.
+
+    Returns:
+        whether any product is greater than its bar, (P / 8, 8) int32.
     """
-    pairs = b.extract_value(query.shape, 1)
+    blocks, pairs = (b.extract_value(query.shape, axis) for axis in (0, 1))
+    width = b.extract_value(levels.shape, 1)
     first = b.gep(b.bitcast(rows.data, _I32.as_pointer()), [b.mul(at, pairs)])
+    out = b.gep(levels.data, [b.mul(at, width)])
     low, high, by = (ir.Constant(_8_INTS, [n] * LANES) for n in (0, LEVELS - 1, SHIFT))
-    with cgutils.for_range(b, b.extract_value(query.shape, 0), intp=_I64) as block:
+    above = cgutils.alloca_once_value(b, _I8(0))  # type: ignore[no-untyped-call]
+    with cgutils.for_range(b, blocks, intp=_I64) as block:
         bar = _load(b, bars, _8_INTS, block.index)
         for n, total in enumerate(_multiply(b, query, block.index, first)):
-            place = b.add(b.mul(block.index, _I64(TOKENS)), _I64(n))
-            _store(b, total, products, place)
+            _store(b, total, products, b.add(b.mul(_I64(n), blocks), block.index))
             level = b.ashr(total, by)
             level = b.select(b.icmp_signed(">", level, low), level, low)
             level = b.select(b.icmp_signed("<", level, high), level, high)
-            _store(b, b.trunc(level, _8_BYTES), levels, place)
-            _store(b, b.bitcast(b.icmp_signed(">", total, bar), _I8), above, place)
+            place = b.gep(out, [b.add(b.mul(_I64(n), width), b.mul(block.index, _I64(LANES)))])
+            b.store(b.trunc(level, _8_BYTES), b.bitcast(place, _8_BYTES.as_pointer()), align=1)
+            b.store(b.or_(b.load(above), b.bitcast(b.icmp_signed(">", total, bar), _I8)), above)
+    return b.icmp_unsigned("!=", b.load(above), _I8(0))
 
 
 @_loop()

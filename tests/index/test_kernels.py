@@ -76,11 +76,11 @@ def test_cells_are_compared_exactly(seed, tokens, cells, groups, data):
     padded = np.zeros((-(-cells // 4) * 4, 8 * groups), np.int16)
     padded[:cells] = whole(centers)
     lanes_padded = -(-tokens // 8) * 8
-    levels = np.zeros((cells, -(-lanes_padded // 16) * 16), np.uint8)
+    levels = np.zeros((len(padded), -(-lanes_padded // 16) * 16), np.uint8)
     scores, names = np.empty((lanes_padded, most), np.int32), np.empty((lanes_padded, most), np.int64)
-    kernels.compare(asked(query), padded, levels, scores, names)
+    kernels.compare(asked(query), padded, cells, levels, scores, names)
     wanted = whole(query) @ whole(centers).T
-    np.testing.assert_array_equal(levels[:, :tokens], np.clip(wanted >> 22, 0, 255).T)
+    np.testing.assert_array_equal(levels[:cells, :tokens], np.clip(wanted >> 22, 0, 255).T)
     assert not levels[:, tokens:].any()
     order = np.argsort(-wanted, axis=1, kind="stable")[:, :most]
     np.testing.assert_array_equal(names[:tokens], order)
@@ -95,7 +95,7 @@ def test_cells_on_the_other_side_are_found_too(dims=128, cells=200):
         levels = np.zeros((cells, 16), np.uint8)
         scores, names = np.empty((8, cells), np.int32), np.full((8, cells), 123456789, np.int64)
         opposite = asked(-centers[query : query + 1] / np.linalg.norm(centers[query]))
-        kernels.compare(opposite, whole(centers).astype(np.int16), levels, scores, names)
+        kernels.compare(opposite, whole(centers).astype(np.int16), cells, levels, scores, names)
         assert sorted(names[0]) == list(range(cells))
         assert names[0, -1] == query
 
