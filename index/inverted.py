@@ -109,8 +109,8 @@ class InvertedFile:
         if allowed is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg,arg-type]
         cells = self._index.nlist
-        # A filter leaves fewer texts in every cell, so more cells are looked into.
-        probes = int(max(PROBES, DEPTH * most * cells / len(self)) * (len(self) / possible) ** 0.5)
+        # A filter leaves fewer texts in every cell, so more cells are looked into, until as many texts are compared.
+        probes = int(max(PROBES, DEPTH * most * cells / len(self)) * len(self) / possible)
         while True:
             parameters = faiss.SearchParametersIVF(nprobe=min(probes, cells), sel=selector)  # type: ignore[call-arg]
             found = self._index.search(queries, most, params=parameters)[1]
