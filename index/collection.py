@@ -38,6 +38,8 @@ from index.verify import verify
 # cores, which is what a killed build loses at most.
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 500_000
+# The cosine of what two arithmetics make of one text, from which on their vectors may stand beside each other.
+ALIKE = 0.998
 # With more segments than this the newest are merged: every query visits every segment, and every segment holds files
 # open. See :func:`first_to_merge`.
 SEGMENTS = 8
@@ -349,19 +351,26 @@ def first_to_merge(sizes: Sequence[int]) -> int:
 
 
 def check_fingerprint(folder: Path, stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
-    """Refuse vectors of another encoder. The name alone may differ: the same model can lie elsewhere.
+    """Refuse vectors of another encoder. The name may differ, for the same model can lie elsewhere.
+
+    So may the arithmetic, if what it made of the same text lies near enough.
 
     Raises:
         CollectionError: with both fingerprints in full.
     """
     if stored is None:
         return
-    if {**stored, "model": ""} != {**given, "model": ""}:
+    free = {"model": "", "arithmetic": "", "probe": []}
+    if {**stored, **free} != {**given, **free} or _cosine(stored["probe"], given["probe"]) < ALIKE:
         built, this = (json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (dict(stored), dict(given)))
         raise CollectionError(
             f"{folder} was built with the encoder {built} and this is {this}: "
             f"open it with `--encoder {stored['model']}` or build it anew"
         )
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    return float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) if len(a) == len(b) else 0.0
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -1,4 +1,4 @@
-"""How the loops of `index` are compiled, and the arrays that they take."""
+"""How the inner loops of `index` and `retriever` are compiled, and the arrays that they take."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def _compile(function: F, *, fastmath: bool) -> F:
 def sources() -> str:
     """Return a digest of the files that compiled functions are made from."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("compiling", "kernels", "lanes", "lexical", "packing"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    here = Path(__file__).parent
+    for name in ("compiling", "kernels", "lanes", "lexical", "packing", "../retriever/kernels"):
+        digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()

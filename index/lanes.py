@@ -42,7 +42,7 @@ Value: TypeAlias = ir.Value
 Array: TypeAlias = Any  # what Numba gives for one: `data`, a pointer, and `shape`
 
 
-def _loop(returns: types.Type = types.void) -> Callable[[Callable[..., Value | None]], Callable[..., Any]]:
+def loop(returns: types.Type = types.void) -> Callable[[Callable[..., Value | None]], Callable[..., Any]]:
     """Make a function that compiled ones can call from one that writes its code.
 
     It is given a builder, the parts of every array and the values of every number.
@@ -69,7 +69,7 @@ def _loop(returns: types.Type = types.void) -> Callable[[Callable[..., Value | N
     return decorate
 
 
-@_loop(types.boolean)
+@loop(types.boolean)
 def compare(b: Builder, query: Array, rows: Array, at: Value, bars: Array, products: Array, levels: Array) -> Value:
     """Compare a query with four of ``rows`` (.., D) int16, those from ``at``.
 
@@ -86,9 +86,9 @@ def compare(b: Builder, query: Array, rows: Array, at: Value, bars: Array, produ
     low, high, by = (ir.Constant(_8_INTS, [n] * LANES) for n in (0, LEVELS - 1, SHIFT))
     above = cgutils.alloca_once_value(b, _I8(0))  # type: ignore[no-untyped-call]
     with cgutils.for_range(b, blocks, intp=_I64) as block:
-        bar = _load(b, bars, _8_INTS, block.index)
+        bar = load(b, bars, _8_INTS, block.index)
         for n, total in enumerate(_multiply(b, query, block.index, first)):
-            _store(b, total, products, b.add(b.mul(_I64(n), blocks), block.index))
+            store(b, total, products, b.add(b.mul(_I64(n), blocks), block.index))
             level = b.ashr(total, by)
             level = b.select(b.icmp_signed(">", level, low), level, low)
             level = b.select(b.icmp_signed("<", level, high), level, high)
@@ -98,23 +98,23 @@ def compare(b: Builder, query: Array, rows: Array, at: Value, bars: Array, produ
     return b.icmp_unsigned("!=", b.load(above), _I8(0))
 
 
-@_loop()
+@loop()
 def nearest(b: Builder, query: Array, tokens: Array, scales: Array, best: Array) -> None:
     """Keep in ``best`` (P / 8, 8) float32 the greatest product of each query token with four, times their scales.
 
     ``tokens`` is (4, D) int16, ``scales`` (4,) float32.
     """
     rows = b.bitcast(tokens.data, _I32.as_pointer())
-    factors = [_spread(b, b.load(b.gep(scales.data, [_I64(n)])), _8_FLOATS) for n in range(TOKENS)]
+    factors = [spread(b, b.load(b.gep(scales.data, [_I64(n)])), _8_FLOATS) for n in range(TOKENS)]
     with cgutils.for_range(b, b.extract_value(query.shape, 0), intp=_I64) as block:
-        top = _load(b, best, _8_FLOATS, block.index)
+        top = load(b, best, _8_FLOATS, block.index)
         for total, factor in zip(_multiply(b, query, block.index, rows), factors, strict=True):
             score = b.fmul(b.sitofp(total, _8_FLOATS), factor)
             top = b.select(b.fcmp_ordered(">", score, top), score, top)
-        _store(b, top, best, block.index)
+        store(b, top, best, block.index)
 
 
-@_loop()
+@loop()
 def highest(b: Builder, levels: Array, rows: Array, first: Value, last: Value, out: Array) -> None:
     """Put into ``out`` (W,) the greatest of every column of ``levels`` (C, W) uint8, over ``rows[first:last]`` uint16.
 
@@ -126,19 +126,19 @@ def highest(b: Builder, levels: Array, rows: Array, first: Value, last: Value, o
         b.store(ir.Constant(_16_BYTES, [0] * BYTES), best)
         with cgutils.for_range_slice(b, first, last, _I64(1), intp=_I64) as (at, _):
             row = b.zext(b.load(b.gep(rows.data, [at])), _I64)
-            found, top = _load(b, levels, _16_BYTES, b.add(b.mul(row, width), column.index)), b.load(best)
+            found, top = load(b, levels, _16_BYTES, b.add(b.mul(row, width), column.index)), b.load(best)
             b.store(b.select(b.icmp_unsigned(">", found, top), found, top), best)
-        _store(b, b.load(best), out, column.index)
+        store(b, b.load(best), out, column.index)
 
 
-@_loop(types.boolean)
+@loop(types.boolean)
 def reaches(b: Builder, levels: Array, row: Value, bars: Array) -> Value:
     """Return whether any of the levels in a row of (C, W) uint8 is as high as its bar, (W,); W is a multiple of 16."""
     width = b.udiv(b.extract_value(levels.shape, 1), _I64(BYTES))
     found = cgutils.alloca_once_value(b, _I16(0))  # type: ignore[no-untyped-call]
     with cgutils.for_range(b, width, intp=_I64) as column:
-        own = _load(b, levels, _16_BYTES, b.add(b.mul(row, width), column.index))
-        high = b.icmp_unsigned(">=", own, _load(b, bars, _16_BYTES, column.index))
+        own = load(b, levels, _16_BYTES, b.add(b.mul(row, width), column.index))
+        high = b.icmp_unsigned(">=", own, load(b, bars, _16_BYTES, column.index))
         b.store(b.or_(b.load(found), b.bitcast(high, _I16)), found)
     return b.icmp_unsigned("!=", b.load(found), _I16(0))
 
@@ -148,18 +148,18 @@ def _unpacker(bits: int) -> Callable[..., Any]:
     doubled, top = (ir.Constant(_8_SHORTS, [n] * LANES) for n in ((2 << bits) - 2, (1 << bits) - 1))
     planes = 16 // bits
 
-    @_loop()
+    @loop()
     def unpack(b: Builder, codes: Array, row: Value, out: Array, at: Value) -> None:
         """Unpack one row of ``codes`` (T, D * bits / 16) uint16 into row ``at`` of ``out`` (.., D) int16."""
         chunks = b.udiv(b.extract_value(codes.shape, 1), _I64(LANES))
         first = b.mul(at, b.mul(chunks, _I64(planes)))
         with cgutils.for_range(b, chunks, intp=_I64) as chunk:
-            words = _load(b, codes, _8_SHORTS, b.add(b.mul(row, chunks), chunk.index))
+            words = load(b, codes, _8_SHORTS, b.add(b.mul(row, chunks), chunk.index))
             for plane in range(planes):
                 by = ir.Constant(_8_SHORTS, [abs(bits * plane - 1)] * LANES)
                 moved = b.lshr(words, by) if plane else b.shl(words, by)
                 place = b.add(first, b.add(b.mul(chunk.index, _I64(planes)), _I64(plane)))
-                _store(b, b.sub(b.and_(moved, doubled), top), out, place)
+                store(b, b.sub(b.and_(moved, doubled), top), out, place)
 
     return unpack
 
@@ -167,7 +167,7 @@ def _unpacker(bits: int) -> Callable[..., Any]:
 unpack_2, unpack_4, unpack_8 = (_unpacker(bits) for bits in (2, 4, 8))
 
 
-@_loop()
+@loop()
 def prefetch(b: Builder, array: Array, at: Value) -> None:
     """Ask for the element number ``at`` of an array's data, so that it is near when it is read."""
     anything = _I8.as_pointer()
@@ -185,28 +185,28 @@ def _multiply(b: Builder, query: Array, block: Value, rows: Value) -> list[Value
     with cgutils.for_range(b, b.udiv(pairs, _I64(PAIRS)), intp=_I64) as turn:
         for step in range(PAIRS):
             at = b.add(b.mul(turn.index, _I64(PAIRS)), _I64(step))
-            asked = b.sext(_load(b, query, _16_SHORTS, b.add(b.mul(block, pairs), at)), _16_INTS)
+            asked = b.sext(load(b, query, _16_SHORTS, b.add(b.mul(block, pairs), at)), _16_INTS)
             for n, total in enumerate(sums):
                 pair = b.load(b.gep(rows, [b.add(b.mul(pairs, _I64(n)), at)]), align=2)
-                own = b.sext(b.bitcast(_spread(b, pair, _8_INTS), _16_SHORTS), _16_INTS)
+                own = b.sext(b.bitcast(spread(b, pair, _8_INTS), _16_SHORTS), _16_INTS)
                 both = b.mul(asked, own)
                 left, right = (b.shuffle_vector(both, nothing, side) for side in (even, odd))
                 b.store(b.add(b.load(total), b.add(left, right)), total)
     return [b.load(total) for total in sums]
 
 
-def _spread(b: Builder, value: Value, kind: ir.VectorType) -> Value:
+def spread(b: Builder, value: Value, kind: ir.VectorType) -> Value:
     """Return a vector of eight with the value in all lanes."""
     nothing = ir.Constant(kind, ir.Undefined)
     first = b.insert_element(nothing, value, _I32(0))
     return b.shuffle_vector(first, nothing, ir.Constant(_8_INTS, [0] * LANES))
 
 
-def _load(b: Builder, array: Array, kind: ir.VectorType, place: Value) -> Value:
+def load(b: Builder, array: Array, kind: ir.VectorType, place: Value) -> Value:
     """Return the vector number ``place`` of an array's data."""
     return b.load(b.gep(b.bitcast(array.data, kind.as_pointer()), [place]), align=1)
 
 
-def _store(b: Builder, value: Value, array: Array, place: Value) -> None:
+def store(b: Builder, value: Value, array: Array, place: Value) -> None:
     """Put a vector at place number ``place`` of its kind in an array's data."""
     b.store(value, b.gep(b.bitcast(array.data, value.type.as_pointer()), [place]), align=1)

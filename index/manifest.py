@@ -15,7 +15,7 @@ from typing import Any
 from data.errors import CollectionError, NotFoundError
 from index.storage import write_json
 
-FORMAT = 2
+FORMAT = 3
 NAME = "manifest.json"
 
 

@@ -47,7 +47,7 @@ class DocumentEncoder(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What must be equal for vectors to be comparable, JSON-able."""
+        """What makes vectors comparable, JSON-able, see `index.collection.check_fingerprint`."""
         ...
 
     @property

@@ -11,12 +11,11 @@ other in every pair. On XQuAD-R that is worth .482 -> .526 mAP.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +28,11 @@ from data.errors import EncoderError, UsageError
 from index.centroids import Prior
 from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
+from retriever.backends import BACKENDS, Loaded, load_model
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
 from retriever.windows import split
 
-BACKENDS = ("torch", "onnx", "openvino")
 QUERIES_CACHED = 16384
 # Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
 CHARACTERS_CACHED = 500
@@ -41,6 +40,8 @@ CHARACTERS_CACHED = 500
 TOKENS = 2048
 # Tokens that are pooled together at most, for the time and the memory of clustering grow with their square.
 POOLED = 512
+# What different arithmetics are compared by: as many dimensions of each kind of vector of this text.
+PROBE, PROBED = "A coral reef turns white. 海水变暖时珊瑚会变白。 Коралловый риф белеет.", 16
 # How much a window counts in a text's dense vector beside the one before it: a text says early what it is about.
 # SciFact's nDCG@10, where 731 of 5,183 abstracts have several windows: 1 gives .655, .5 .657, the first alone .660, but
 # that would leave the rest of the text out (Recall@100 .914, .917 and .911).
@@ -57,7 +58,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
+        loaded: Loaded,
         name: str,
         *,
         batch_size: int = 32,
@@ -67,13 +68,13 @@ class Encoder:
         """Wrap a loaded ``SentenceTransformer`` or ``MultiVectorEncoder``.
 
         Args:
-            model: the model, in evaluation mode.
+            loaded: the model, in evaluation mode.
             name: what it was loaded as; it is kept in the fingerprint, for people.
             batch_size: windows in one forward pass.
             token_pooling: keep one token vector of a document for so many: the means of clusters of like ones.
             priors: the language centroids that ship with the model, by view.
         """
-        self._model = model
+        self._model = model = loaded.model
         self._name = name
         self._batch_size = batch_size
         self._token_pooling = float(token_pooling)
@@ -84,7 +85,7 @@ class Encoder:
         self.dims: Mapping[str, int] = {"late": probe.late.shape[1]}
         if probe.dense is not None:
             self.dims = {"dense": len(probe.dense), "late": probe.late.shape[1]}
-        self.fingerprint: Mapping[str, Any] = self._fingerprint()
+        self.fingerprint: Mapping[str, Any] = self._fingerprint(loaded)
         self.priors: Mapping[str, Prior] = priors or {}
 
     @classmethod
@@ -92,18 +93,25 @@ class Encoder:
         cls,
         name: str = BUNDLED,
         *,
-        backend: str = "torch",
+        backend: str | None = None,
         device: str = "cpu",
         batch_size: int = 32,
         token_pooling: float = 1.0,
     ) -> Encoder:
         """Load a model by the name ``bundled``, a local folder, or a name on the Hugging Face Hub.
 
+        Args:
+            name: which one.
+            backend: what computes it, see `retriever.backends`; None for what is best here.
+            device: as PyTorch names it.
+            batch_size: windows in one forward pass.
+            token_pooling: see the constructor.
+
         Raises:
             EncoderError: no such model, no network, a broken folder, or a backend that is not installed.
             UsageError: token pooling below 1.
         """
-        if backend not in BACKENDS:
+        if backend not in (None, *BACKENDS):
             raise EncoderError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
         if not 1 <= token_pooling < math.inf:
             raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
@@ -112,12 +120,11 @@ class Encoder:
         try:
             if name != BUNDLED and Path(name).is_dir():
                 name = str(Path(name).resolve())  # the fingerprint is read again in another working folder
-            model = _model_class(source)(source, device=device, backend=backend)
-            model.eval()
+            loaded = load_model(source, device, backend)
             priors = _priors(Path(source))
-            return cls(model, name, batch_size=batch_size, token_pooling=token_pooling, priors=priors)
+            return cls(loaded, name, batch_size=batch_size, token_pooling=token_pooling, priors=priors)
         except Exception as error:  # safetensors, tokenizers and Sentence Transformers raise bare Exceptions too
-            if backend != "torch" and find_spec("optimum") is None:
+            if backend in ("onnx", "openvino") and find_spec("optimum") is None:
                 advice = f"pip install 'polyseek[{backend}]'"
                 raise EncoderError(f"the backend {backend!r} is not installed: {advice}") from error
             why = " ".join(str(error).split())[:300].rstrip(".")
@@ -267,10 +274,14 @@ class Encoder:
             own = expansion["length"]
         return int(own or self._model.max_seq_length or 512)
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self, loaded: Loaded) -> dict[str, Any]:
+        probe = self._forward([PROBE], "document")[0]
+        parts = [vector[:PROBED] for vector in (probe.dense, probe.late.mean(axis=0)) if vector is not None]
         return {
             "model": self._name,
-            "weights": _digest(self._model.named_parameters()),
+            "weights": loaded.weights,
+            "arithmetic": loaded.arithmetic,
+            "probe": [round(float(x), 5) for x in np.concatenate(parts)],
             "dims": dict(self.dims),
             "pooling": ", ".join(str(m.pooling_mode) for m in self._model if hasattr(m, "pooling_mode")),
             "prompts": {task: self._prompt(task) for task in ("query", "document")},
@@ -289,33 +300,6 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         batch.append(w)
     if batch:
         yield batch
-
-
-def _model_class(source: str) -> Any:  # noqa: ANN401
-    """Return the class that a checkpoint was made for: SentenceTransformer unless it says late interaction."""
-    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-    from sentence_transformers.util import load_file_path
-
-    kinds: list[str] = []
-    for name, key in (("config_sentence_transformers.json", "model_type"), ("config.json", "architectures")):
-        path = load_file_path(source, name)
-        if path is not None:
-            found = json.loads(Path(path).read_text(encoding="utf-8")).get(key) or []
-            kinds += [found] if isinstance(found, str) else found
-    late = {"MultiVectorEncoder", "ColBERT", "HF_ColBERT"}
-    return MultiVectorEncoder if late & set(kinds) else SentenceTransformer
-
-
-def _digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Digest names, shapes and a sample of every parameter: any training moves them all, and 470 MB take too long."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(parameters, key=lambda pair: pair[0]):
-        if ".pooler." in name:  # read by nobody, and made up at every loading where the checkpoint has none
-            continue
-        flat = parameter.detach().reshape(-1)
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(torch.cat([flat[:256], flat[-256:]]).float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _priors(folder: Path) -> dict[str, Prior]:

@@ -57,13 +57,13 @@ class Engine:
     _writing: Lock = field(default_factory=Lock)
 
     @classmethod
-    def open(cls, folder: Path, encoder: str | None = None, *, backend: str = "torch") -> Engine:
+    def open(cls, folder: Path, encoder: str | None = None, *, backend: str | None = None) -> Engine:
         """Open a collection with the encoder that it was built with.
 
         Args:
             folder: the collection.
             encoder: where that encoder lies now, if not under the name in the collection.
-            backend: what runs it.
+            backend: what runs it, None for the best here.
 
         Raises:
             NotFoundError: no collection there.
@@ -187,7 +187,7 @@ def build_collection(
     *,
     views: Sequence[str] = VIEWS,
     encoder: str | None = None,
-    backend: str = "torch",
+    backend: str | None = None,
     batch_size: int = 32,
     late_bits: int | None = None,
     token_pooling: float | None = None,
@@ -200,7 +200,7 @@ def build_collection(
         folder: where; made if absent.
         views: what to make of the documents; of a collection that exists, those that it has.
         encoder: name or folder; None for the collection's own, or the bundled model.
-        backend: what runs the encoder.
+        backend: what runs the encoder, None for the best here.
         batch_size: texts in one forward pass.
         late_bits: 2, 4 or 8 for a dimension, where the late view is large; None for the collection's own, or 4.
         token_pooling: keep one token vector of a document for so many, from 1 on; None for the collection's own, or 1.

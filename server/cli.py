@@ -96,7 +96,7 @@ def _command(sub: Any, name: str, run: Any, text: str, show: Any = str) -> argpa
 
 def _add_demo(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "demo", commands.demo, "Build the bundled demo collection once, then serve it.")
-    made.set_defaults(**BUILD, encoder=None, backend="torch", views=VIEWS)
+    made.set_defaults(**BUILD, encoder=None, backend=None, views=VIEWS)
     _add_address(made)
 
 
@@ -191,7 +191,9 @@ def _add_encoder(made: argparse.ArgumentParser, *, backend: bool = True) -> None
     )
     if backend:
         made.add_argument(
-            "--backend", choices=("torch", "openvino", "onnx"), default="torch", help="what runs the encoder"
+            "--backend",
+            choices=("int16", "torch", "openvino", "onnx"),
+            help="what runs the encoder (default: the best here)",
         )
 
 

@@ -103,6 +103,21 @@ def test_the_same_encoder_under_another_name_will_do(tmp_path):
     assert Collection(tmp_path / "c").add(documents(1, prefix="x"), Writing(moved, identify)).added == 1
 
 
+@pytest.mark.parametrize(
+    ("probe", "near"), [([2.0, 0.1], True), ([1.0, 0.2], False), ([1.0], False), ([0.0, 0.0], False)]
+)
+def test_another_arithmetic_will_do_where_it_makes_nearly_the_same(tmp_path, probe, near):
+    build(tmp_path / "c", documents(3))
+    other = ToyEncoder()
+    other.fingerprint = {**other.fingerprint, "arithmetic": "int16", "probe": probe}
+    writing = Writing(other, identify)
+    if near:
+        assert Collection(tmp_path / "c").add(documents(1, prefix="x"), writing).added == 1
+    else:
+        with pytest.raises(CollectionError, match="was built with the encoder"):
+            Collection(tmp_path / "c").add(documents(1, prefix="x"), writing)
+
+
 def test_a_collection_with_vectors_does_not_grow_without_its_encoder(tmp_path):
     build(tmp_path / "c", documents(3))
     with pytest.raises(CollectionError, match="has vectors: give the encoder that it was built with"):

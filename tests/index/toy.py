@@ -35,6 +35,8 @@ class ToyEncoder:
             "model": "toy",
             "revision": revision,
             "weights": "none",
+            "arithmetic": "float32",
+            "probe": [1.0, 0.0],
             "dims": {"dense": DIMS, "late": DIMS},
             "prompts": {"query": "", "document": ""},
             "lengths": {"document": 512, "query": 512},

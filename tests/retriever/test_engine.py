@@ -197,6 +197,15 @@ def test_the_same_encoder_may_lie_elsewhere(built, tiny_folder, tmp_path, engine
     assert Engine.open(built, str(moved)).modes == engine.modes
 
 
+def test_one_backend_reads_what_another_wrote(tiny_folder, tmp_path):
+    build_collection(DOCUMENTS, tmp_path / "c", encoder=str(tiny_folder), backend="torch")
+    whole, floats = (Engine.open(tmp_path / "c", backend=backend) for backend in ("int16", "torch"))
+    for mode in ("dense", "late"):
+        found, wanted = (e.retriever(mode).search(["reef"], 4)[0] for e in (whole, floats))
+        assert [hit.id for hit in found] == [hit.id for hit in wanted]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=0.02)
+
+
 def test_a_folder_without_a_collection(tmp_path):
     with pytest.raises(NotFoundError, match="holds no collection"):
         Engine.open(tmp_path)

@@ -1,0 +1,183 @@
+"""BERT in whole numbers, against PyTorch's BERT in floats."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers.base.modules import Transformer
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, XLMRobertaConfig, XLMRobertaModel
+
+from data.errors import EncoderError
+from retriever import bert, kernels
+from retriever.bert import WholeNumberBert, suits
+from retriever.encoder import Encoder
+from tests.tiny import write_sentence_model
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def made(kind=BertModel, config=BertConfig, *, spread=0.2, heads=2, size=16, inner=64, **more):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 90, "hidden_size": heads * size, "num_hidden_layers": 3, "num_attention_heads": heads}
+    sizes |= {
+        "intermediate_size": inner,
+        "max_position_embeddings": 300,
+        "initializer_range": spread,
+        "pad_token_id": 1,
+    }
+    return kind(config(**sizes, **more), add_pooling_layer=False).eval()
+
+
+def asked(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = torch.ones((len(lengths), max(lengths)), dtype=torch.long)
+    for row, length in zip(ids, lengths, strict=True):
+        row[:length] = torch.from_numpy(rng.integers(2, 90, length))
+    return ids, (ids != 1).long()
+
+
+def hidden(model, ids, mask):
+    with torch.inference_mode():
+        return model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()[mask.bool().numpy()]
+
+
+def cosines(a, b):
+    return np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.lists(st.integers(1, 150), min_size=1, max_size=9), st.sampled_from([(2, 16), (1, 64), (3, 32)]))
+def test_hidden_states_are_those_of_pytorch(seed, lengths, heads):
+    model = made(heads=heads[0], size=heads[1])
+    ids, mask = asked(lengths, seed)
+    wanted = hidden(model, ids, mask)
+    found = hidden(WholeNumberBert(model), ids, mask)
+    assert cosines(found, wanted).min() > 0.9999
+    np.testing.assert_allclose(found, wanted, atol=0.02)
+
+
+def test_a_roberta_counts_its_positions_in_its_own_way():
+    model = made(XLMRobertaModel, XLMRobertaConfig)
+    ids, mask = asked([9, 30, 1])
+    assert cosines(hidden(WholeNumberBert(model), ids, mask), hidden(model, ids, mask)).min() > 0.9999
+
+
+@pytest.mark.parametrize("factor", [1e-3, 30.0])
+def test_tiny_and_huge_weights_lose_nothing(factor):
+    """Scales follow the norms: sums of products stay within 32 bits, and use them."""
+    model = made(inner=2048)
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            for part in (layer.intermediate.dense, layer.attention.self.value):
+                part.weight *= factor
+            layer.attention.output.LayerNorm.weight[3] = 40.0  # real models have dimensions like this
+    ids, mask = asked([120, 60])
+    assert cosines(hidden(WholeNumberBert(model), ids, mask), hidden(model, ids, mask)).min() > 0.9999
+
+
+def test_a_text_gets_the_same_bytes_whatever_stands_beside_it():
+    model = WholeNumberBert(made())
+    ids, mask = asked([40, 17, 90, 3, 55, 128, 1])
+    together = hidden(model, ids, mask)
+    apart = np.concatenate([hidden(model, ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))])
+    assert together.tobytes() == apart.tobytes()
+
+
+def test_no_tokens_and_no_texts():
+    model = WholeNumberBert(made())
+    ids = torch.ones((2, 3), dtype=torch.long)
+    assert not model(input_ids=ids, attention_mask=torch.zeros_like(ids)).last_hidden_state.any()
+    assert model(input_ids=ids[:0], attention_mask=ids[:0]).last_hidden_state.shape == (0, 3, 32)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, st.integers(1, 70), st.floats(0.01, 90))
+def test_functions_are_those_of_pytorch(seed, count, scale):
+    values = (np.random.default_rng(seed).standard_normal(count) * scale).astype(np.float32)
+    found = values.copy()
+    kernels.gelu(found)
+    np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.from_numpy(values)).numpy(), atol=1e-6, rtol=1e-5)
+    found = np.minimum(values, 80)
+    wanted = np.exp(found.astype(np.float64))
+    kernels.exp(found, np.empty(count, np.int32))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-37)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, st.integers(1, 40), st.integers(1, 8), st.integers(1, 4))
+def test_products_are_exact_sums(seed, pairs, rows, panels):
+    rng = np.random.default_rng(seed)
+    left = rng.integers(-3000, 3000, (4 * rows, 4 * pairs)).astype(np.int16)
+    right = rng.integers(-3000, 3000, (panels, 2 * pairs, 32)).astype(np.int16)
+    weights = right.reshape(panels, 2 * pairs, 16, 2).transpose(0, 2, 1, 3).reshape(16 * panels, 4 * pairs)
+    sums = np.empty((4, 16), np.int32)
+    for row in range(rows):
+        for panel in range(panels):
+            _multiplied(left, 4 * row, right, panel, sums)
+            wanted = left[4 * row : 4 * row + 4].astype(np.int64) @ weights[16 * panel : 16 * panel + 16].T
+            np.testing.assert_array_equal(sums, wanted)
+
+
+@kernels.compiled
+def _multiplied(left, row, right, panel, sums):
+    kernels.multiply(left, row, right, panel, sums)
+
+
+def test_the_largest_and_the_greatest_of_floats():
+    for values in ([0.0], [-0.0], [1.5, -2.5], [-3.0, -1e-30], [-math.pi] * 9 + [2.0], [1e30, -1e38]):
+        row = np.array(values, np.float32)
+        assert kernels._largest(row) == max(np.abs(row).max(), np.float32(1e-20))
+        assert kernels._greatest(row) == row.max()
+
+
+def test_models_that_it_does_not_suit_are_left_to_pytorch(tmp_path, backbone):
+    transformer = Transformer(str(backbone))
+    assert suits(transformer)
+    transformer.query_expansion = {"strategy": "fixed", "attend": False, "length": 16, "token": "<mask>"}
+    assert not suits(transformer)
+    transformer.query_expansion = {"strategy": "fixed", "attend": True, "length": 16, "token": "<mask>"}
+    assert suits(transformer)
+    for model in (
+        made(hidden_act="relu"),
+        made(heads=4, size=8),
+        made().half(),
+        DistilBertModel(DistilBertConfig(vocab_size=9, dim=16, n_layers=1, n_heads=1, hidden_dim=16)),
+    ):
+        transformer.model = model
+        assert not suits(transformer)
+    assert not suits(torch.nn.Linear(2, 2))
+
+
+def test_the_backend_is_chosen_and_kept_in_the_fingerprint(tiny_folder, tmp_path, backbone):
+    best, floats = Encoder.load(str(tiny_folder)), Encoder.load(str(tiny_folder), backend="torch")
+    assert best.fingerprint["arithmetic"] == "int16"
+    assert floats.fingerprint["arithmetic"] == "float32"
+    same = {key for key in best.fingerprint if best.fingerprint[key] == floats.fingerprint[key]}
+    assert {"weights", "dims", "prompts"} <= same
+    np.testing.assert_allclose(best.fingerprint["probe"], floats.fingerprint["probe"], atol=1e-3)
+    other = write_sentence_model(tmp_path / "relu", _with_relu(backbone, tmp_path))
+    assert Encoder.load(str(other)).fingerprint["arithmetic"] == "float32"
+    with pytest.raises(EncoderError, match="int16 computes BERT"):
+        Encoder.load(str(other), backend="int16")
+
+
+def _with_relu(backbone, folder):
+    model = BertModel.from_pretrained(backbone, hidden_act="relu", add_pooling_layer=False)
+    transformer = Transformer(str(backbone))
+    model.save_pretrained(folder / "backbone")
+    transformer.tokenizer.save_pretrained(folder / "backbone")
+    return folder / "backbone"
+
+
+def test_pieces_are_cut_between_texts(monkeypatch):
+    seen = []
+    forward = kernels.forward
+    monkeypatch.setattr(
+        kernels, "forward", lambda x, lengths, *rest: (seen.append(lengths.tolist()), forward(x, lengths, *rest))
+    )
+    monkeypatch.setattr(bert, "PIECE", 50)
+    hidden(WholeNumberBert(made()), *asked([20, 30, 10, 45, 90, 5]))
+    assert sorted(map(tuple, seen)) == [(5,), (10,), (20, 30), (45,), (90,)]
