@@ -169,6 +169,19 @@ def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes
             assert a.scores.tobytes() == b.scores.tobytes()
 
 
+def test_a_search_leaves_nothing_to_the_next(tmp_path):
+    """Memory is kept from search to search, and queries have different numbers of tokens."""
+    ragged, codes = texts(3000)
+    view = coded(tmp_path, ragged, codes)
+    drawn = np.random.default_rng(3).integers(0, len(ragged.values), (40, 30))
+    how = LateSearch(2, 40)
+    for length in (1, 30, 8, 9, 17, 3, 16):
+        for tokens in drawn:
+            asked = Ragged.of([np.asarray(ragged.values[tokens[:length]], np.float32)], ragged.dims)
+            (here,), (fresh,) = (search(v, asked, 5, how=how) for v in (view, CodedTokens(tmp_path, codes)))
+            np.testing.assert_array_equal(here.rows, fresh.rows)
+
+
 def test_the_same_texts_give_the_same_files(tmp_path, on_threads):
     ragged, codes = texts(2000)
     coded(tmp_path / "a", ragged, codes)
