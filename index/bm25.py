@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,8 @@ class Bm25View:
         """
         if not self._documents or k <= 0:
             return [NOTHING] * len(queries)
-        number_of: dict[str, int] = {}
-        numbers = np.array([number_of.setdefault(x, len(number_of)) for query in queries for x in query], np.int64)
+        number_of = {term: i for i, term in enumerate(dict.fromkeys(chain.from_iterable(queries)))}
+        numbers = np.array(list(map(number_of.__getitem__, chain.from_iterable(queries))), np.int64)
         starts = np.cumsum([0, *map(len, queries)], dtype=np.int64)
         spans = [segment.spans(list(number_of)) for segment in self._segments]
         weights = self._idf(self._frequencies(spans), parameters).astype(np.float32)

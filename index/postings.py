@@ -161,9 +161,9 @@ class Postings(NamedTuple):
 
     def _numbers(self, wanted: Sequence[str]) -> NDArray[np.int64]:
         """Return the positions of terms, -1 for none, of which those that were asked for lately are known."""
-        found = [self.known.get(term) for term in wanted]
-        unknown = [term for term, number in zip(wanted, found, strict=True) if number is None]
-        if unknown:
+        found = list(map(self.known.get, wanted))
+        if None in found:
+            unknown = [term for term, number in zip(wanted, found, strict=True) if number is None]
             new = dict(zip(unknown, self.terms.find(unknown).tolist(), strict=True))
             found = [new[term] if number is None else number for term, number in zip(wanted, found, strict=True)]
             if len(self.known) + len(new) > KNOWN:
