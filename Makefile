@@ -3,6 +3,7 @@
 # make bench-late DATASET=FOLDER    late interaction beside FastPlaid and XTR-WARP (minutes; the peers bring 3 GB of PyTorch)
 # make bench-bm25 DATASET=FOLDER    BM25 beside rank-bm25 and bm25s
 # make bench-kernels DATASET=FOLDER   MaxSim alone, beside PyTorch and NumKong
+# make bench-encode DATASET=FOLDER  encoding beside Sentence Transformers and the bundled model's own engine
 # make bench-scale DATASET=FOLDER   how late interaction grows with jittered copies (some minutes, 4 GB)
 # make bench-dense DATASET=FOLDER   the dense view beside FAISS's flat index, a million vectors (some minutes, 6 GB)
 
@@ -15,7 +16,7 @@ BIN := .venv/bin
 TORCH_CPU := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: run test lint format bench-late bench-bm25 bench-dense bench-kernels bench-scale clean
+.PHONY: run test lint format bench-late bench-bm25 bench-dense bench-encode bench-kernels bench-scale clean
 
 run: .venv/installed
 	$(BIN)/polyseek demo --port $(PORT)
@@ -44,6 +45,9 @@ bench-kernels: .venv/benched
 
 bench-scale: .venv/installed
 	$(BIN)/python -m eval.bench.scale $(DATASET)
+
+bench-encode: .venv/installed
+	$(BIN)/python -m eval.bench.encode $(DATASET)
 
 bench-dense: .venv/installed
 	$(BIN)/python -m eval.bench.dense $(DATASET)

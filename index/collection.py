@@ -13,7 +13,6 @@ are the rest of a killed writer, or what a commit replaced, and a writer removes
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from data.errors import CollectionError, InputError, UsageError
 from data.records import Document
 from index.coding import BITS, Coding
 from index.lock import locked, writes
-from index.manifest import NAME, Manifest
+from index.manifest import NAME, Manifest, check_fingerprint
 from index.segment import VIEWS, DocumentEncoder, Vectors, content_hash, describe, merge_segments, write_segment
 from index.snapshot import Snapshot
 from index.storage import write_array
@@ -38,8 +37,6 @@ from index.verify import verify
 # cores, which is what a killed build loses at most.
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 500_000
-# The cosine of what two arithmetics make of one text, from which on their vectors may stand beside each other.
-ALIKE = 0.998
 # With more segments than this the newest are merged: every query visits every segment, and every segment holds files
 # open. See :func:`first_to_merge`.
 SEGMENTS = 8
@@ -348,29 +345,6 @@ def first_to_merge(sizes: Sequence[int]) -> int:
         if size <= newer:
             return first
     return len(sizes)
-
-
-def check_fingerprint(folder: Path, stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
-    """Refuse vectors of another encoder. The name may differ, for the same model can lie elsewhere.
-
-    So may the arithmetic, if what it made of the same text lies near enough.
-
-    Raises:
-        CollectionError: with both fingerprints in full.
-    """
-    if stored is None:
-        return
-    free = {"model": "", "arithmetic": "", "probe": []}
-    if {**stored, **free} != {**given, **free} or _cosine(stored["probe"], given["probe"]) < ALIKE:
-        built, this = (json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (dict(stored), dict(given)))
-        raise CollectionError(
-            f"{folder} was built with the encoder {built} and this is {this}: "
-            f"open it with `--encoder {stored['model']}` or build it anew"
-        )
-
-
-def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    return float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) if len(a) == len(b) else 0.0
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data.errors import CollectionError, NotFoundError
 from index.storage import write_json
 
 FORMAT = 3
+# The cosine of what two arithmetics make of one text, from which on their vectors may stand beside each other.
+ALIKE = 0.998
 NAME = "manifest.json"
 
 
@@ -89,3 +93,26 @@ class Manifest:
 def _checksum(body: Mapping[str, Any]) -> str:
     canonical = json.dumps(body, ensure_ascii=False, sort_keys=True)
     return hashlib.blake2b(canonical.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def check_fingerprint(folder: Path, stored: Mapping[str, Any] | None, given: Mapping[str, Any]) -> None:
+    """Refuse vectors of another encoder. The name may differ, for the same model can lie elsewhere.
+
+    So may the arithmetic, if what it made of the same text lies near enough.
+
+    Raises:
+        CollectionError: with both fingerprints in full.
+    """
+    if stored is None:
+        return
+    free = {"model": "", "arithmetic": "", "probe": []}
+    if {**stored, **free} != {**given, **free} or _cosine(stored["probe"], given["probe"]) < ALIKE:
+        built, this = (json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (dict(stored), dict(given)))
+        raise CollectionError(
+            f"{folder} was built with the encoder {built} and this is {this}: "
+            f"open it with `--encoder {stored['model']}` or build it anew"
+        )
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    return float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) if len(a) == len(b) else 0.0

@@ -47,7 +47,7 @@ class DocumentEncoder(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What makes vectors comparable, JSON-able, see `index.collection.check_fingerprint`."""
+        """What makes vectors comparable, JSON-able, see `index.manifest.check_fingerprint`."""
         ...
 
     @property

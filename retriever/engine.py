@@ -13,8 +13,8 @@ from data.errors import NotFoundError, UsageError
 from data.records import Document, Hit, Query
 from index.analysis import query_terms
 from index.centroids import concentration
-from index.collection import AddReport, Collection, Writing, check_fingerprint
-from index.manifest import Manifest
+from index.collection import AddReport, Collection, Writing
+from index.manifest import Manifest, check_fingerprint
 from index.ranking import Rows
 from index.segment import VIEWS
 from index.snapshot import Snapshot

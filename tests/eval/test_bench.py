@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.bench import bm25, dense, kernels, late, plot, results, scale
+from eval.bench import bm25, dense, encode, kernels, late, plot, results, scale
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -53,6 +53,21 @@ def test_the_dense_benchmark_finds_what_the_flat_index_finds(tmp_path, monkeypat
     assert flat["metrics"]["recall@10"] == 1
     assert ours["metrics"]["recall@10"] > 0.98
     assert min(row["metrics"]["qps"] for row in (flat, ours)) > 0
+
+
+def test_the_encoding_benchmark_compares_the_same_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["encode", str(DEMO), "--quick", "--to", str(tmp_path)])
+    monkeypatch.setattr(encode, "SYSTEMS", {"sentence-transformers": "torch", "polyseek": "torch", "other": "no_such"})
+    encode.main()
+    plain, ours = json.loads((tmp_path / "encode.json").read_text(encoding="utf-8"))["rows"]
+    assert [plain["system"], ours["system"]] == ["sentence-transformers", "polyseek"]
+    assert ours["parameters"] == {"dataset": "demo"}
+    assert plain["metrics"]["least"] > 0.999999
+    assert ours["metrics"]["least"] > 0.9999
+    for row in (plain, ours):
+        assert row["metrics"]["tokens_per_s"] > row["metrics"]["passages_per_s"] > 0
+        assert row["metrics"]["ms_p95"] >= row["metrics"]["ms_p50"] > 0
+        assert row["metrics"]["peak_mb"] > 100
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_another_format_version_is_named(tmp_path):
     build(tmp_path / "c", documents(3))
     path = tmp_path / "c" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "format": 99}), "utf-8")
-    with pytest.raises(CollectionError, match="has format 99 and this version of Polyseek reads format 2"):
+    with pytest.raises(CollectionError, match="has format 99 and this version of Polyseek reads format 3"):
         Snapshot.open(tmp_path / "c")
 
 
