@@ -73,14 +73,17 @@ def suits(transformer: Any) -> bool:  # noqa: ANN401
     expansion = getattr(transformer, "query_expansion", None) or {"attend": True}
     if config is None or config.model_type not in KINDS or not expansion["attend"]:
         return False
+    if transformer.modality_config["text"]["method_output_name"] != "last_hidden_state":
+        return False
     size = config.hidden_size // config.num_attention_heads
-    weight = model.encoder.layer[0].attention.self.query.weight
-    sizes = (size, config.hidden_size, config.intermediate_size)
+    weighted = [part for part in model.encoder.modules() if next(part.parameters(recurse=False), None) is not None]
     return bool(
-        all(n % WIDTH == 0 for n in sizes)
+        all(n % WIDTH == 0 for n in (size, config.hidden_size, config.intermediate_size))
         and config.hidden_act == "gelu"
-        and not config.is_decoder
-        and weight.dtype == torch.float32
+        and not (config.is_decoder or config.output_hidden_states)
+        # A kind of layer that somebody made of these, as PEFT does, computes something else.
+        and all(type(part) in (torch.nn.Linear, torch.nn.LayerNorm) for part in weighted)
+        and all(p.dtype == torch.float32 for part in weighted for p in part.parameters())
     )
 
 
@@ -107,7 +110,8 @@ def _matrices(layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> 
     for values, _ in layers:
         outputs, inputs = values.shape
         unit = np.maximum(np.abs(values).max(axis=1), 1e-20) / WEIGHT
-        whole = np.rint(values / unit[:, None]).astype(np.int16)
+        with np.errstate(invalid="ignore"):  # of a broken model, whose vectors come out as such
+            whole = np.rint(values / unit[:, None]).astype(np.int16)
         split = whole.reshape(outputs // WIDTH, WIDTH, inputs // 2, 2)
         panels.append(split.transpose(0, 2, 1, 3).reshape(outputs // WIDTH, inputs // 2, 2 * WIDTH))
         units.append(unit)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from index.compiling import F32, I16, I32, I64, compiled
-from index.lanes import Array, Builder, Value, loop, spread, store
+from index.lanes import LANES, Array, Builder, Value, load, loop, spread, store
 
 # Rows of activations and outputs that are worked on at a time: eight sums, two of weights and one of activations are
 # what the 16 registers of AVX2 hold. 2 and 4, 3 and 4, 6 and 2 rows and vectors were slower.
@@ -31,7 +31,7 @@ MOST = (1 << 31) - 1
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _SHORTS, _INTS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(_I32, 16)
-_SUMS = ir.VectorType(_I32, 8)
+_SUMS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(ir.FloatType(), LANES)
 
 
 class Matrices(NamedTuple):
@@ -69,16 +69,27 @@ class Layers(NamedTuple):
 
 
 @loop()
-def multiply(b: Builder, rows: Array, at: Value, panels: Array, panel: Value, out: Array) -> None:
-    """Multiply four of ``rows`` (.., I) int16, those from ``at``, with 16 outputs: ``out`` (4, 16) int32 gets the sums.
+def multiply(
+    b: Builder,
+    rows: Array,
+    scales: Array,
+    at: Value,
+    panels: Array,
+    panel: Value,
+    units: Array,
+    bias: Array,
+    out: Array,
+) -> None:
+    """Multiply four of ``rows`` (.., I) int16, those from ``at``, with the 16 outputs of a panel.
 
-    ``panels`` is (O / 16, I / 2, 32) int16, I a multiple of 4.
+    ``panels`` is (O / 16, I / 2, 32) int16, I a multiple of 4. ``out`` (.., O) float32 gets each sum, times ``scales``
+    (..,) of the row and ``units`` (O,) of the output, and ``bias`` (O,) added.
     """
-    pairs, vectors = b.extract_value(panels.shape, 1), WIDTH // 8
+    pairs, vectors = b.extract_value(panels.shape, 1), WIDTH // LANES
     first = b.gep(b.bitcast(rows.data, _I32.as_pointer()), [b.mul(at, pairs)])
     base = b.gep(b.bitcast(panels.data, _SHORTS.as_pointer()), [b.mul(panel, b.mul(pairs, _I64(vectors)))])
-    even, odd = (ir.Constant(_SUMS, list(range(side, 16, 2))) for side in (0, 1))
-    nothing, zero = ir.Constant(_INTS, ir.Undefined), ir.Constant(_SUMS, [0] * 8)
+    even, odd = (ir.Constant(_SUMS, list(range(side, 2 * LANES, 2))) for side in (0, 1))
+    nothing, zero = ir.Constant(_INTS, ir.Undefined), ir.Constant(_SUMS, [0] * LANES)
     sums = [[cgutils.alloca_once_value(b, zero) for _ in range(vectors)] for _ in range(ROWS)]  # type: ignore[no-untyped-call]
     with cgutils.for_range(b, b.udiv(pairs, _I64(2)), intp=_I64) as turn:
         for step in range(2):
@@ -92,9 +103,15 @@ def multiply(b: Builder, rows: Array, at: Value, panels: Array, panel: Value, ou
                     both = b.mul(weight, row)
                     left, right = (b.shuffle_vector(both, nothing, side) for side in (even, odd))
                     b.store(b.add(b.load(total), b.add(left, right)), total)
-    for n, own in enumerate(sums):
-        for v, total in enumerate(own):
-            store(b, b.load(total), out, _I64(n * vectors + v))
+    wide = b.udiv(b.extract_value(out.shape, 1), _I64(LANES))
+    for v in range(vectors):
+        column = b.add(b.mul(panel, _I64(vectors)), _I64(v))
+        unit, added = load(b, units, _FLOATS, column), load(b, bias, _FLOATS, column)
+        for n, own in enumerate(sums):
+            row = b.add(at, _I64(n))
+            scale = b.fmul(unit, spread(b, b.load(b.gep(scales.data, [row])), _FLOATS))
+            value = b.fadd(b.fmul(b.sitofp(b.load(own[v]), _FLOATS), scale), added)
+            store(b, value, out, b.add(b.mul(row, wide), column))
 
 
 @compiled
@@ -178,16 +195,10 @@ def _transform(rows: I16, scales: F32, matrices: Matrices, n: int, out: F32) -> 
 
 @compiled
 def _products(rows: I16, scales: F32, panels: I16, units: F32, bias: F32, out: F32) -> None:
-    """Multiply rows (T, I) with panels; ``out`` (T, O) gets the sums, in floats, and what is added to them."""
-    sums = np.empty((ROWS, WIDTH), np.int32)
+    """Multiply rows (T, I), T a multiple of four, with all panels."""
     for panel in range(len(panels)):
-        here = slice(panel * WIDTH, (panel + 1) * WIDTH)
         for t in range(0, len(rows), ROWS):
-            multiply(rows, t, panels, panel, sums)
-            for i in range(ROWS):
-                own, some, unit, added = sums[i], out[t + i, here], units[here], bias[here]
-                for j in range(WIDTH):
-                    some[j] = np.float32(own[j]) * scales[t + i] * unit[j] + added[j]
+            multiply(rows, scales, t, panels, panel, units, bias, out)
 
 
 @compiled
