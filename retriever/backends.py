@@ -1,8 +1,8 @@
 """What computes a model: whole numbers of 16 bits, PyTorch, ONNX Runtime or OpenVINO.
 
-On a processor ``int16`` is the choice for every model that it can compute, BERT and its kin: 1.7 times as fast as
-PyTorch's float32 and OpenVINO's with AVX2, with vectors whose cosine to theirs is above .99999 (OpenVINO's int8 is no
-faster there, and PyTorch's, half as fast again as its float32, comes to .98). Else it is PyTorch.
+On a processor ``int16`` is the choice for every model that it can compute, BERT and its kin: 1.6 times as fast as
+PyTorch's float32 with AVX2, and its vectors are the same to five digits (OpenVINO is no faster there than PyTorch, in
+float32 or in int8, and PyTorch's int8 comes to a cosine of .98). Else it is PyTorch.
 """
 
 from __future__ import annotations

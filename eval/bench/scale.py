@@ -4,13 +4,15 @@
 
 DATASET is a BEIR folder, encoded as for ``eval.bench.late``, whose file of vectors may be given. Every copy has
 noise of its own. Each size is built in this process and searched in a fresh one, which maps the files: "open_ms" is
-what it takes to map them, "first_mb" what the process holds after the first query (pages of the mapped files included),
-"all_mb" after all of them, "own_mb" without mapped pages, which the system takes back when memory is short.
+what it takes to map them, "first_mb" what the process holds after the first query (pages of the mapped files included,
+none of which was in memory before, for the system maps what it has at hand), "all_mb" after all of them, "own_mb"
+without mapped pages, which the system takes back when memory is short.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,6 +73,7 @@ def _measured(texts: Ragged, queries: Ragged, copies: int) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in (folder / "late").iterdir()) / len(grown.values)
         write_array(folder / "queries.npy", queries.values)
         write_array(folder / "query_offsets.npy", queries.offsets)
+        _forget(folder / "late")
         told = subprocess.run(
             [sys.executable, "-m", "eval.bench.scale", "search", str(folder), str(len(grown))],
             check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
@@ -81,6 +84,14 @@ def _measured(texts: Ragged, queries: Ragged, copies: int) -> dict[str, Any]:
         recall = [len({*found[i]} & {*best}) / 10 for i, best in zip(judged, wanted, strict=True)]
         metrics = {"build_s": build, "bytes_per_token": size, **answer, "recall@10": float(np.mean(recall))}
         return {"system": "polyseek-late", "parameters": {"tokens": len(grown.values)}, "metrics": metrics}
+
+
+def _forget(folder: Path) -> None:
+    """Let the system drop what it has of files in memory, where it can be told to."""
+    for path in folder.iterdir() if hasattr(os, "posix_fadvise") else ():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _grown(folder: Path, texts: Ragged, copies: int) -> Ragged:
