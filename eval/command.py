@@ -6,6 +6,7 @@ command line's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,20 +23,20 @@ from eval.runs import RunWriter
 from eval.systems import open_system, views_of
 from index.snapshot import Snapshot
 from retriever.encoder import Encoder
-from retriever.engine import Engine, build_collection
+from retriever.engine import BuildSettings, Engine, build_collection, steps
 from retriever.retrievers import Retriever
 
-Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
-"""Opens a bar, ``with progress(label, total) as advance``, and ``advance(n)`` when n more are done."""
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
+"""Opens a bar, ``with progress(label, total) as advance``, and ``advance(n, note)`` when n more are done."""
 
 
 _NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second")
 
 
 @contextmanager
-def no_progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def no_progress(label: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
     """Show nothing: the bar of those who do not look."""
-    yield lambda _: None
+    yield lambda count, note: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class EvalRequest:
         index: a folder to build the collection in, or to take it from; None for one that is removed at the end.
         runs: a folder for TREC runs, ``SYSTEM.run``; None for none.
         encoder: a model's name or folder; None for that of the collection, or the bundled one.
+        backend: what computes it, see `retriever.backends`; None for the best here.
+        device: where, as PyTorch names it.
     """
 
     dataset: Path
@@ -59,6 +62,8 @@ class EvalRequest:
     index: Path | None = None
     runs: Path | None = None
     encoder: str | None = None
+    backend: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,8 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     dataset = BeirFolder.open(request.dataset)
     queries, qrels = _judgements(dataset)
     with _folder(request.index) as folder:
-        build_s = _build(dataset, folder, views=views, encoder=request.encoder, progress=progress)
-        engine = Engine.open(folder, request.encoder)
+        build_s = _build(dataset, folder, views, request, progress)
+        engine = Engine.open(folder, request.encoder, backend=request.backend, device=request.device)
         systems = _systems(engine, request, queries, qrels, progress)
         info = engine.snapshot.info()
     result = {
@@ -143,9 +148,7 @@ def _judgements(dataset: BeirFolder) -> tuple[list[Query], Qrels]:
     return queries, qrels
 
 
-def _build(
-    dataset: BeirFolder, folder: Path, *, views: Sequence[str], encoder: str | None, progress: Progress
-) -> float:
+def _build(dataset: BeirFolder, folder: Path, views: Sequence[str], request: EvalRequest, progress: Progress) -> float:
     """Index what ``folder`` does not hold yet and return the seconds, 0 where all was there."""
     try:
         held = Snapshot.open(folder)
@@ -153,23 +156,11 @@ def _build(
         held = None
     if held is not None:
         views = _reusable(held, dataset, views)
+    settings = BuildSettings(views=views, encoder=request.encoder, backend=request.backend, device=request.device)
+    started = time.perf_counter()
     with progress("index", None) as advance:
-        report = build_collection(
-            dataset.documents(), folder, views=views, encoder=encoder, on_progress=_steps(advance)
-        )
-    return report.seconds if report.added or report.updated else 0.0
-
-
-def _steps(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Turn totals, as a build tells them, into the steps of a bar."""
-    told = 0
-
-    def on_progress(total: int) -> None:
-        nonlocal told
-        advance(total - told)
-        told = total
-
-    return on_progress
+        report = build_collection(dataset.documents(), folder, settings, on_progress=steps(advance))
+    return time.perf_counter() - started if report.added or report.updated else 0.0
 
 
 def _reusable(held: Snapshot, dataset: BeirFolder, views: Sequence[str]) -> tuple[str, ...]:
@@ -221,7 +212,7 @@ def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) 
             if writer is not None:
                 for query, hits in zip(queries, results, strict=True):
                     writer.write(query.id, hits)
-            advance(len(queries))
+            advance(len(queries), "")
 
         return evaluate(
             retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch, forget=task.forget
@@ -236,7 +227,7 @@ def _encode(task: _Task, progress: Progress) -> None:
         for start in range(0, len(task.queries), BATCH_SIZE):
             batch = task.queries[start : start + BATCH_SIZE]
             task.encoder.encode_queries([query.text for query in batch])
-            advance(len(batch))
+            advance(len(batch), "")
 
 
 def _entry(evaluation: Evaluation) -> dict[str, Any]:

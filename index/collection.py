@@ -15,64 +15,31 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import CollectionError, InputError, UsageError
+from data.errors import CollectionError, UsageError
 from data.records import Document
+from index.adding import AddReport, Batch, Writing, prepare
 from index.coding import BITS, Coding
 from index.lock import locked, writes
 from index.manifest import NAME, Manifest, check_fingerprint
-from index.segment import VIEWS, DocumentEncoder, Vectors, content_hash, describe, merge_segments, write_segment
+from index.parallel import ahead
+from index.segment import VIEWS, DocumentEncoder, Vectors, describe, merge_segments, write_segment
 from index.snapshot import Snapshot
 from index.storage import write_array
 from index.verify import verify
 
-# A commit is due after so many documents or characters, whichever comes first: about two minutes of encoding on two
-# cores, which is what a killed build loses at most.
-BATCH_DOCUMENTS = 1024
-BATCH_CHARACTERS = 500_000
 # With more segments than this the newest are merged: every query visits every segment, and every segment holds files
 # open. See :func:`first_to_merge`.
 SEGMENTS = 8
 # Vectors of a view that are compared whole. With more than these its segments are made fast, at the end of an add.
 WHOLE = {"late": 1 << 16, "dense": 1 << 16}
-
-
-@dataclass(slots=True)
-class AddReport:
-    """What an add did."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-
-    @property
-    def total(self) -> int:
-        """All documents seen."""
-        return self.added + self.updated + self.unchanged
-
-
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """What an add needs besides documents.
-
-    Attributes:
-        encoder: makes the vectors; None for a collection with bm25 alone.
-        identify: texts -> language codes, for documents without ``lang``.
-        atomic: one commit at the end instead of one after every batch.
-        on_progress: called with the number of documents done, after every batch.
-    """
-
-    encoder: DocumentEncoder | None
-    identify: Callable[[Sequence[str]], list[str]]
-    atomic: bool = False
-    on_progress: Callable[[int], None] | None = None
 
 
 class Collection:
@@ -84,7 +51,7 @@ class Collection:
 
     @classmethod
     def create(
-        cls, folder: Path, views: Sequence[str], encoder: DocumentEncoder | None, *, late_bits: int = 4
+        cls, folder: Path, views: Sequence[str], encoder: DocumentEncoder[Any] | None, *, late_bits: int = 4
     ) -> Collection:
         """Make an empty collection.
 
@@ -131,23 +98,26 @@ class Collection:
                 check_fingerprint(self.folder, stored, writing.encoder.fingerprint)
             elif stored is not None:
                 raise CollectionError(f"{self.folder} has vectors: give the encoder that it was built with, {stored}")
-            draft = _Draft(snapshot, set())
-            for batch in batches(documents):
-                fresh = self._compare(batch, draft, report)
-                if fresh:
-                    draft.write(fresh, writing)
-                if not writing.atomic:
-                    draft = self._commit(draft)
-                if writing.on_progress:
-                    writing.on_progress(report.total)
-            self._commit(draft)
+            # A writer may have been killed between a commit and the merge that follows it.
+            draft = self._in_order(_Draft(snapshot))
+            # A batch is encoded here while the next is read and the one before is written.
+            with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+                written: Future[_Draft] = Future()
+                written.set_result(draft)
+                for batch in ahead(prepare(documents, draft.snapshot, writing), reader):
+                    vectors = batch.encode(report, writing)
+                    written = writer.submit(self._write, written.result(), batch, vectors, atomic=writing.atomic)
+                    report = batch.report
+                    writing.tell(report)
+            writing.tell(report, merging=True)
+            self._commit(written.result())
             self._code()
         return report
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents and return how many there were; unknown ids are ignored."""
         with self._writer() as snapshot:
-            draft = _Draft(snapshot, set())
+            draft = _Draft(snapshot)
             gone = {row for x in ids if (row := snapshot.row(x)) is not None}
             draft.deleted |= gone
             draft.commit()
@@ -163,25 +133,6 @@ class Collection:
         """Return what is wrong with the files, see `index.verify`."""
         return verify(self.folder)
 
-    def _compare(self, batch: Sequence[Document], draft: _Draft, report: AddReport) -> list[Document]:
-        """Return the documents of a batch that are new or changed; the rows of changed ones are marked deleted."""
-        fresh = []
-        for document in batch:
-            if document.id in draft.written:
-                raise InputError(f"document id {document.id!r} stands twice in the input: give every document one id")
-            draft.written.add(document.id)
-            row = draft.snapshot.row(document.id)
-            if row is None:
-                report.added += 1
-            elif draft.snapshot.content_hash(row) == content_hash(document):
-                report.unchanged += 1
-                continue
-            else:
-                report.updated += 1
-                draft.deleted.add(row)
-            fresh.append(document)
-        return fresh
-
     @contextlib.contextmanager
     def _writer(self) -> Iterator[Snapshot]:
         """Hold the lock; give the newest state, and leave no file that the manifest does not name."""
@@ -194,14 +145,22 @@ class Collection:
             finally:
                 self._sweep(Manifest.read(self.folder))
 
+    def _write(self, draft: _Draft, batch: Batch, vectors: Vectors, *, atomic: bool) -> _Draft:
+        """Write a batch, commit it unless that is for later, and return the draft of what comes next."""
+        draft.write(batch, vectors)
+        return draft if atomic else self._commit(draft)
+
     def _commit(self, draft: _Draft) -> _Draft:
-        """Commit, merge the newest segments if they have become many, and return the draft of what comes next."""
         draft.commit()
+        return self._in_order(draft)
+
+    def _in_order(self, draft: _Draft) -> _Draft:
+        """Merge the newest segments if they have become many, and return the draft of what comes next."""
         first = first_to_merge([entry["rows"] for entry in draft.manifest.segments])
         if first == len(draft.manifest.segments):
             return draft
         self._merge(Snapshot.open(self.folder), first)
-        return _Draft(Snapshot.open(self.folder), draft.written)
+        return _Draft(Snapshot.open(self.folder))
 
     def _code(self) -> None:
         """Make the views of small segments fast, once there is enough in them, with segments of like size."""
@@ -267,30 +226,27 @@ class _Draft:
 
     Attributes:
         snapshot: the state before.
-        written: the ids that this writer has seen.
         deleted: all rows that are deleted in the next state.
         manifest: what was committed last.
     """
 
-    def __init__(self, snapshot: Snapshot, written: set[str]) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.written = written
         self.deleted: set[int] = set(np.flatnonzero(~snapshot.live).tolist())
         self.manifest = snapshot.manifest
         self._committed = len(self.deleted)
         self._folder = snapshot.folder
         self._pending: list[Mapping[str, Any]] = []
 
-    def write(self, documents: Sequence[Document], writing: Writing) -> None:
-        """Encode documents and write them as a segment."""
-        identified = iter(writing.identify([d.content() for d in documents if not d.lang]))
-        languages = [d.lang or next(identified) for d in documents]
-        vectors = Vectors(None, None)
-        if writing.encoder is not None and self.manifest.encoder is not None:
-            vectors = writing.encoder.encode_documents([d.content() for d in documents])
+    def write(self, batch: Batch, vectors: Vectors) -> None:
+        """Write documents as a segment; the rows that they replace are deleted."""
+        if not batch.documents:
+            return
         folder = self._folder / "segments" / f"{self.manifest.next_segment + len(self._pending):06d}"
         with writes(self._folder):
-            self._pending.append(write_segment(folder, documents, languages, self.manifest.views, vectors))
+            entry = write_segment(folder, batch.documents, batch.languages, self.manifest.views, vectors)
+        self._pending.append(entry)
+        self.deleted |= {row for d in batch.documents if (row := self.snapshot.row(d.id)) is not None}
 
     def commit(self) -> None:
         """Make what was written so far the state of the collection; without anything new there is no commit."""
@@ -310,7 +266,9 @@ class _Draft:
         self.manifest, self._pending, self._committed = after, [], len(self.deleted)
 
 
-def _write_priors(folder: Path, views: Sequence[str], encoder: DocumentEncoder | None) -> dict[str, dict[str, Any]]:
+def _write_priors(
+    folder: Path, views: Sequence[str], encoder: DocumentEncoder[Any] | None
+) -> dict[str, dict[str, Any]]:
     """Write the centroids that ship with the encoder and return their entries for the manifest, by view."""
     priors = {}
     for view in views:
@@ -345,20 +303,6 @@ def first_to_merge(sizes: Sequence[int]) -> int:
         if size <= newer:
             return first
     return len(sizes)
-
-
-def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Cut documents into batches of :data:`BATCH_DOCUMENTS` or :data:`BATCH_CHARACTERS`."""
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.title) + len(document.text)
-        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _check_free(folder: Path) -> None:

@@ -6,10 +6,10 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,6 +54,15 @@ def share(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
     if failed:
         raise failed[min(failed)]
     return [done[i] for i in range(len(items))]
+
+
+def ahead(items: Iterable[T], thread: ThreadPoolExecutor) -> Iterator[T]:
+    """Yield items in order, while a thread makes the next one; what that raises is raised in its place."""
+    made, end = iter(items), object()
+    coming: Future[T | object] = thread.submit(next, made, end)
+    while (item := coming.result()) is not end:
+        coming = thread.submit(next, made, end)
+        yield cast("T", item)
 
 
 @lru_cache(maxsize=1)

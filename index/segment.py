@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,24 @@ class Vectors(NamedTuple):
     late: Ragged | None
 
 
-class DocumentEncoder(Protocol):
+class Tokenized(Protocol):
+    """Texts that are ready to be encoded."""
+
+    @property
+    def tokens(self) -> int:
+        """How many the model will read."""
+        ...
+
+    @property
+    def split(self) -> int:
+        """How many texts are longer than the model takes."""
+        ...
+
+
+T = TypeVar("T", bound=Tokenized)
+
+
+class DocumentEncoder(Protocol[T]):
     """The part of an encoder that a build needs; `retriever.encoder` has the real one."""
 
     @property
@@ -60,8 +77,12 @@ class DocumentEncoder(Protocol):
         """The centroids that ship with the model, by view."""
         ...
 
-    def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts, whole."""
+    def tokenize(self, texts: Sequence[str]) -> T:
+        """Make tokens of texts, whole; in a thread of its own."""
+        ...
+
+    def encode(self, tokenized: T, on_progress: Callable[[int], None] | None = None) -> Vectors:
+        """Encode what :meth:`tokenize` made, telling how many tokens are done in each batch."""
         ...
 
 

@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 BACKENDS = ("int16", "torch", "openvino", "onnx")
 
@@ -77,6 +78,8 @@ def _model_class(source: str) -> Any:  # noqa: ANN401
 
 def _digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Digest names, shapes and a sample of every parameter: any training moves them all, and 470 MB take too long."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(parameters, key=lambda pair: pair[0]):
         if ".pooler." in name:  # read by nobody, and made up at every loading where the checkpoint has none

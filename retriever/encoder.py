@@ -15,7 +15,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from index.segment import VECTOR_VIEWS, Vectors
 from retriever.backends import BACKENDS, Loaded, load_model
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
-from retriever.windows import split
+from retriever.tokenized import Tokenized, tokenize
 
 QUERIES_CACHED = 16384
 # Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
@@ -61,7 +61,7 @@ class Encoder:
         loaded: Loaded,
         name: str,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         token_pooling: float = 1.0,
         priors: Mapping[str, Prior] | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class Encoder:
         Args:
             loaded: the model, in evaluation mode.
             name: what it was loaded as; it is kept in the fingerprint, for people.
-            batch_size: windows in one forward pass.
+            batch_size: windows in one forward pass at most; None for as many as make :data:`TOKENS`.
             token_pooling: keep one token vector of a document for so many: the means of clusters of like ones.
             priors: the language centroids that ship with the model, by view.
         """
@@ -79,9 +79,12 @@ class Encoder:
         self._batch_size = batch_size
         self._token_pooling = float(token_pooling)
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
-        self._lock = threading.Lock()
+        self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
+        self._prompted = {task: self._prompt_tokens(task) for task in ("query", "document")}
+        self._lock = threading.Lock()  # of the model
+        self._tokenizing = threading.Lock()
         self._cache: OrderedDict[str, _Encoded] = OrderedDict()
-        probe = self._forward(["a"], "document")[0]
+        probe = self._encode(self._tokenize(["a"], "document"), "document")[0]
         self.dims: Mapping[str, int] = {"late": probe.late.shape[1]}
         if probe.dense is not None:
             self.dims = {"dense": len(probe.dense), "late": probe.late.shape[1]}
@@ -95,7 +98,7 @@ class Encoder:
         *,
         backend: str | None = None,
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         token_pooling: float = 1.0,
     ) -> Encoder:
         """Load a model by the name ``bundled``, a local folder, or a name on the Hugging Face Hub.
@@ -104,7 +107,7 @@ class Encoder:
             name: which one.
             backend: what computes it, see `retriever.backends`; None for what is best here.
             device: as PyTorch names it.
-            batch_size: windows in one forward pass.
+            batch_size: windows in one forward pass at most; None for as many as make :data:`TOKENS`.
             token_pooling: see the constructor.
 
         Raises:
@@ -134,23 +137,31 @@ class Encoder:
             ) from error
 
     def encode_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Vectors:
-        """Encode texts whole: a text longer than the model takes is split into windows.
+        """Tokenize and encode texts: :meth:`tokenize`, then :meth:`encode`."""
+        return self.encode(self.tokenize(texts), on_progress)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """Make tokens of documents, whole: a text longer than the model takes is split into windows."""
+        return self._tokenize(texts, "document")
+
+    def encode(self, tokenized: Tokenized, on_progress: Callable[[int], None] | None = None) -> Vectors:
+        """Encode documents.
 
         The dense vector of several windows is their mean at unit length again, each window weighted by its tokens and
         half as much as the one before (see :data:`DECAY`). Their token vectors stand one after another, and are pooled
         where that was asked for.
 
         Args:
-            texts: n texts.
-            on_progress: called with the number of windows done in each batch.
+            tokenized: n texts, as :meth:`tokenize` makes them.
+            on_progress: called with the number of tokens done in each batch.
 
         Returns:
             dense (n, d) float32 or None, late Ragged of float32.
         """
-        encoded = self._encode(texts, "document", on_progress)
+        encoded = self._encode(tokenized, "document", on_progress)
         if self._token_pooling > 1:
             encoded = [_Encoded(one.dense, self._pooled(one.late)) for one in encoded]
-        return self._gather(encoded)
+        return self._gather([encoded[owner] for owner in tokenized.owners])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Encode queries as :meth:`encode_documents` encodes documents, with the query prompt; recent ones are kept.
@@ -161,7 +172,7 @@ class Encoder:
         with self._lock:
             known = {text: self._cache[text] for text in wanted if text in self._cache}
         fresh = [text for text in wanted if text not in known]
-        known |= dict(zip(fresh, self._encode(fresh, "query", None), strict=True))
+        known |= dict(zip(fresh, self._encode(self._tokenize(fresh, "query"), "query"), strict=True))
         with self._lock:
             for text in wanted:
                 if len(text) <= CHARACTERS_CACHED:
@@ -177,52 +188,45 @@ class Encoder:
             for text in texts:
                 self._cache.pop(text, None)
 
-    def _encode(self, texts: Sequence[str], task: str, on_progress: Callable[[int], None] | None) -> list[_Encoded]:
-        """Encode each text: windows of all texts, sorted by length, in batches."""
-        prompt = self._prompt(task)
-        with self._lock:
-            windows = [
-                (i, window)
-                for i, text in enumerate(texts)
-                if text.strip()
-                for window in split(text, prompt=prompt, tokenizer=self._model.tokenizer, limit=self._limit(task))
-            ]
+    def _tokenize(self, texts: Sequence[str], task: str) -> Tokenized:
+        with self._tokenizing:
+            return tokenize(texts, self._model, task=task, prompt=self._prompt(task), limit=self._limit(task))
+
+    def _encode(
+        self, tokenized: Tokenized, task: str, on_progress: Callable[[int], None] | None = None
+    ) -> list[_Encoded]:
+        """Encode each of the texts that differ: windows of all texts, sorted by length, in batches."""
         encoded: dict[int, _Encoded] = {}
-        for batch in _batches([window.tokens for _, window in windows], self._batch_size):
-            encoded.update(zip(batch, self._forward([windows[w][1].text for w in batch], task), strict=True))
+        for batch in tokenized.batches(TOKENS, self._batch_size):
+            features = tokenized.features(batch, self._model.tokenizer)
+            encoded.update(zip(batch, self._forward(features, task), strict=True))
             if on_progress:
-                on_progress(len(batch))
-        owned: list[list[_Encoded]] = [[] for _ in texts]
-        for w, (i, _) in enumerate(windows):
-            owned[i].append(encoded[w])
+                on_progress(sum(tokenized.windows[w].tokens for w in batch))
+        owned: list[list[_Encoded]] = [[] for _ in range(tokenized.differing)]
+        for w, window in enumerate(tokenized.windows):
+            owned[window.text].append(encoded[w])
         return [self._join(parts) for parts in owned]
 
-    def _forward(self, texts: Sequence[str], task: str) -> list[_Encoded]:
+    def _forward(self, features: dict[str, Any], task: str) -> list[_Encoded]:
         """Run one batch through the model."""
-        prompt = self._prompt(task)
+        ids = features["input_ids"]
         with self._lock, torch.inference_mode():
-            features = self._model.preprocess(list(texts), prompt=prompt or None, task=task)
             features = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in features.items()}
-            ids = features.get("input_ids")
             features = self._model(features, task=task)
-            mask = features["attention_mask"].bool().cpu()
-            if not self._multi_vector and ids is not None:
-                mask &= self._text_tokens(ids.cpu(), prompt)
+        mask = features["attention_mask"].bool().cpu()
+        if not self._multi_vector:  # neither special tokens nor the prompt before the text
+            ordinary = ~torch.isin(ids, self._special)
+            mask &= ordinary & (ordinary.cumsum(dim=1) > self._prompted[task])
         tokens = torch.nn.functional.normalize(features["token_embeddings"].float(), dim=-1).cpu()
         dense = features.get("sentence_embedding")
         if dense is not None:
             dense = torch.nn.functional.normalize(dense.float(), dim=-1).cpu().numpy()
-        return [_Encoded(None if dense is None else dense[i], tokens[i][mask[i]].numpy()) for i in range(len(texts))]
+        return [_Encoded(None if dense is None else dense[i], tokens[i][mask[i]].numpy()) for i in range(len(ids))]
 
-    def _text_tokens(self, ids: torch.Tensor, prompt: str) -> torch.Tensor:
-        """Return which tokens are of the text, (B, T): neither special nor of the prompt before it."""
-        tokenizer = self._model.tokenizer
-        special = sorted(tokenizer.all_special_ids)
-        # The blank that ends a prompt is part of the text's first piece.
-        of_prompt = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"] if prompt else []
-        length = sum(token not in special for token in of_prompt)
-        ordinary = ~torch.isin(ids, torch.tensor(special))
-        return ordinary & (ordinary.cumsum(dim=1) > length)
+    def _prompt_tokens(self, task: str) -> int:
+        """Return how many tokens the prompt has; the blank that ends it is part of the text's first piece."""
+        tokens = self._model.tokenizer(self._prompt(task).rstrip(), add_special_tokens=False)["input_ids"]
+        return int((~torch.isin(torch.tensor(tokens, dtype=torch.int64), self._special)).sum())
 
     def _join(self, parts: Sequence[_Encoded]) -> _Encoded:
         """Make one text of its windows."""
@@ -275,7 +279,7 @@ class Encoder:
         return int(own or self._model.max_seq_length or 512)
 
     def _fingerprint(self, loaded: Loaded) -> dict[str, Any]:
-        probe = self._forward([PROBE], "document")[0]
+        probe = self._encode(self._tokenize([PROBE], "document"), "document")[0]
         parts = [vector[:PROBED] for vector in (probe.dense, probe.late.mean(axis=0)) if vector is not None]
         return {
             "model": self._name,
@@ -288,18 +292,6 @@ class Encoder:
             "lengths": {task: self._limit(task) for task in ("query", "document")},
             "token_pooling": self._token_pooling,
         }
-
-
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Cut windows into batches of equal length: longest first, at most ``size`` windows and :data:`TOKENS` tokens."""
-    batch: list[int] = []
-    for w in sorted(range(len(lengths)), key=lambda w: -lengths[w]):
-        if batch and (len(batch) >= size or lengths[batch[0]] * (len(batch) + 1) > TOKENS):
-            yield batch
-            batch = []
-        batch.append(w)
-    if batch:
-        yield batch
 
 
 def _priors(folder: Path) -> dict[str, Prior]:

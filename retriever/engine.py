@@ -11,9 +11,10 @@ from typing import Any
 
 from data.errors import NotFoundError, UsageError
 from data.records import Document, Hit, Query
+from index.adding import AddReport, Progress, Writing
 from index.analysis import query_terms
 from index.centroids import concentration
-from index.collection import AddReport, Collection, Writing
+from index.collection import Collection
 from index.manifest import Manifest, check_fingerprint
 from index.ranking import Rows
 from index.segment import VIEWS
@@ -38,13 +39,36 @@ MODES = ("hybrid", "cascade", "dense", "late", "bm25")
 
 
 @dataclass(frozen=True, slots=True)
-class BuildReport:
-    """What a build did."""
+class BuildSettings:
+    """How a collection is built.
 
-    added: int
-    updated: int
-    unchanged: int
-    seconds: float
+    Attributes:
+        views: what to make of the documents; of a collection that exists, those that it has.
+        encoder: name or folder; None for the collection's own, or the bundled model.
+        backend: what computes the encoder, see `retriever.backends`; None for the best here.
+        device: where, as PyTorch names it.
+        batch_size: texts in one forward pass at most; None for as many as are fastest.
+        late_bits: 2, 4 or 8 for a dimension, where the late view is large; None for the collection's own, or 4.
+        token_pooling: keep one token vector of a document for so many, from 1 on; None for the collection's own, or 1.
+    """
+
+    views: Sequence[str] = VIEWS
+    encoder: str | None = None
+    backend: str | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    late_bits: int | None = None
+    token_pooling: float | None = None
+
+    def load(self, name: str, token_pooling: float) -> Encoder:
+        """Load an encoder to build with."""
+        return Encoder.load(
+            name,
+            backend=self.backend,
+            device=self.device,
+            batch_size=self.batch_size,
+            token_pooling=token_pooling,
+        )
 
 
 @dataclass(slots=True)
@@ -57,13 +81,16 @@ class Engine:
     _writing: Lock = field(default_factory=Lock)
 
     @classmethod
-    def open(cls, folder: Path, encoder: str | None = None, *, backend: str | None = None) -> Engine:
+    def open(
+        cls, folder: Path, encoder: str | None = None, *, backend: str | None = None, device: str = "cpu"
+    ) -> Engine:
         """Open a collection with the encoder that it was built with.
 
         Args:
             folder: the collection.
             encoder: where that encoder lies now, if not under the name in the collection.
-            backend: what runs it, None for the best here.
+            backend: what computes it, see `retriever.backends`; None for the best here.
+            device: where, as PyTorch names it.
 
         Raises:
             NotFoundError: no collection there.
@@ -74,7 +101,9 @@ class Engine:
         loaded = None
         if snapshot.manifest.encoder is not None:
             own = snapshot.manifest.encoder
-            loaded = Encoder.load(encoder or own["model"], backend=backend, token_pooling=own["token_pooling"])
+            loaded = Encoder.load(
+                encoder or own["model"], backend=backend, device=device, token_pooling=own["token_pooling"]
+            )
             check_fingerprint(folder, snapshot.manifest.encoder, loaded.fingerprint)
         return cls(folder, snapshot, loaded)
 
@@ -181,78 +210,76 @@ class Engine:
         return Fusion(sources, [(self._ranker(sources, view, neutral), weights[view]) for view in self.views])
 
 
+def steps(advance: Callable[[int, str], None]) -> Callable[[Progress], None]:
+    """Turn the progress of a build into steps of a bar: how many documents more, and what else there is to tell."""
+    done, first, started = 0, 0, 0.0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal done, first, started
+        notes = []
+        if progress.tokens and not started:
+            first, started = progress.tokens, time.perf_counter()
+        elif progress.tokens:
+            notes.append(f"{(progress.tokens - first) / (time.perf_counter() - started):,.0f} tokens/s")
+        if progress.split:
+            notes.append(f"{progress.split:,} in windows")
+        if progress.merging:
+            notes.append("merging segments")
+        advance(progress.documents - done, ", ".join(notes))
+        done = progress.documents
+
+    return on_progress
+
+
 def build_collection(
     documents: Iterable[Document],
     folder: Path,
+    settings: BuildSettings | None = None,
     *,
-    views: Sequence[str] = VIEWS,
-    encoder: str | None = None,
-    backend: str | None = None,
-    batch_size: int = 32,
-    late_bits: int | None = None,
-    token_pooling: float | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> BuildReport:
+    on_progress: Callable[[Progress], None] | None = None,
+) -> AddReport:
     """Build a collection, or go on with one that was begun or is to grow.
 
     Args:
         documents: read once, in batches; each batch is committed.
         folder: where; made if absent.
-        views: what to make of the documents; of a collection that exists, those that it has.
-        encoder: name or folder; None for the collection's own, or the bundled model.
-        backend: what runs the encoder, None for the best here.
-        batch_size: texts in one forward pass.
-        late_bits: 2, 4 or 8 for a dimension, where the late view is large; None for the collection's own, or 4.
-        token_pooling: keep one token vector of a document for so many, from 1 on; None for the collection's own, or 1.
-        on_progress: called with the number of documents done.
+        settings: None for the defaults.
+        on_progress: called after each of the encoder's batches.
 
     Raises:
         UsageError: the collection exists with other views, bits or pooling.
         InputError: a document id that stands twice.
         CollectionError: it was built with another encoder, or somebody else is writing.
     """
-    started = time.perf_counter()
-
-    def load(name: str, pooling: float) -> Encoder:
-        return Encoder.load(name, backend=backend, batch_size=batch_size, token_pooling=pooling)
-
-    collection, model = _open_or_create(folder, views, encoder, late_bits, token_pooling, load)
-    writing = Writing(model, identifier().identify, on_progress=on_progress)
-    report = collection.add(documents, writing)
-    return BuildReport(report.added, report.updated, report.unchanged, time.perf_counter() - started)
+    collection, model = _open_or_create(folder, settings or BuildSettings())
+    return collection.add(documents, Writing(model, identifier().identify, on_progress=on_progress))
 
 
-def _open_or_create(
-    folder: Path,
-    views: Sequence[str],
-    encoder: str | None,
-    late_bits: int | None,
-    token_pooling: float | None,
-    load: Callable[[str, float], Encoder],
-) -> tuple[Collection, Encoder | None]:
+def _open_or_create(folder: Path, settings: BuildSettings) -> tuple[Collection, Encoder | None]:
+    bits, pooling = settings.late_bits, settings.token_pooling
     try:
         manifest = Manifest.read(folder)
     except NotFoundError:
-        if token_pooling not in (None, 1) and "late" not in views:
+        if pooling not in (None, 1) and "late" not in settings.views:
             raise UsageError(
                 "token pooling is of the late view: leave --token-pooling out or add late to the views"
             ) from None
-        pooling = 1.0 if token_pooling is None else token_pooling
-        model = load(encoder or BUNDLED, pooling) if set(views) - {"bm25"} else None
-        return Collection.create(folder, views, model, late_bits=late_bits or 4), model
-    if set(views) != set(manifest.views):
+        wanted = set(settings.views) - {"bm25"}
+        model = settings.load(settings.encoder or BUNDLED, 1.0 if pooling is None else pooling) if wanted else None
+        return Collection.create(folder, settings.views, model, late_bits=bits or 4), model
+    if set(settings.views) != set(manifest.views):
         raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")
-    if late_bits not in (None, manifest.late_bits):
+    if bits not in (None, manifest.late_bits):
         raise UsageError(
             f"{folder} exists with {manifest.late_bits} bits: leave --late-bits out or name another folder"
         )
     own = manifest.encoder["token_pooling"] if manifest.encoder else 1.0
-    if token_pooling not in (None, own):
+    if pooling not in (None, own):
         raise UsageError(
             f"{folder} exists with token pooling {own:g}: leave --token-pooling out or name another folder"
         )
     if manifest.encoder is None:
         return Collection(folder), None
-    model = load(encoder or manifest.encoder["model"], own)
+    model = settings.load(settings.encoder or manifest.encoder["model"], own)
     check_fingerprint(folder, manifest.encoder, model.fingerprint)
     return Collection(folder), model

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 # How far back from a window's end a blank is looked for, so that words stay whole, in tokens.
 LOOK_BACK = 32
 
 
-class Window(NamedTuple):
-    """A piece of a text that fits, and how many tokens it takes with prompt and special tokens."""
-
-    text: str
-    tokens: int
-
-
-def split(text: str, *, prompt: str, tokenizer: Any, limit: int) -> list[Window]:  # noqa: ANN401
-    """Split a text into windows of at most ``limit`` tokens; the windows joined are the text.
+def split(text: str, *, prompt: str, tokenizer: Any, limit: int) -> list[str]:  # noqa: ANN401
+    """Split a text into windows of at most ``limit`` tokens; the windows joined are the text, but for blank ones.
 
     Args:
         text: not blank.
@@ -28,20 +21,19 @@ def split(text: str, *, prompt: str, tokenizer: Any, limit: int) -> list[Window]
     room = max(limit - around, 1)
     starts = _starts(tokenizer, text)
     if len(starts) <= room:
-        return [Window(text, len(starts) + around)]
-    windows: list[Window] = []
+        return [text]
+    windows: list[str] = []
     token = begin = 0
     while begin < len(text):
         # A piece that begins inside a word often takes a token or two more than it did there.
         token, end = _end(text, starts, token, max(room - room // 32 - 1, 1))
         piece = text[begin:end]
-        count = len(_starts(tokenizer, piece))
-        if count <= room or len(piece) == 1:
-            windows.append(Window(piece, min(count, room) + around))
+        if len(piece) == 1 or len(_starts(tokenizer, piece)) <= room:
+            windows.append(piece)
         else:  # rare: many more
             windows += split(piece, prompt=prompt, tokenizer=tokenizer, limit=limit)
         begin = end
-    return [window for window in windows if window.text.strip()]
+    return [window for window in windows if window.strip()]
 
 
 def _end(text: str, starts: list[int], token: int, room: int) -> tuple[int, int]:

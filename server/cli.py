@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 from data.errors import PolyseekError, UsageError
 from index.coding import BITS
 from index.segment import VIEWS
+from retriever.backends import BACKENDS
 from server import commands
 
 MODES = "hybrid, cascade, dense, late, bm25"
 # What a build does where its command has no options for it; `_add_index` has them all.
-BUILD = {"batch_size": 32, "late_bits": None, "token_pooling": None}
+BUILD = {"batch_size": None, "late_bits": None, "token_pooling": None}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def _command(sub: Any, name: str, run: Any, text: str, show: Any = str) -> argpa
 
 def _add_demo(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "demo", commands.demo, "Build the bundled demo collection once, then serve it.")
-    made.set_defaults(**BUILD, encoder=None, backend=None, views=VIEWS)
+    made.set_defaults(**BUILD, encoder=None, backend=None, device="cpu", views=VIEWS)
     _add_address(made)
 
 
@@ -111,7 +112,7 @@ def _add_index(sub: Any) -> None:  # noqa: ANN401
     _add_encoder(made)
     made.set_defaults(**BUILD)
     made.add_argument("--batch-size", type=_positive, metavar="N",
-                      help="texts in one forward pass (default: %(default)s)")  # fmt: skip
+                      help="texts in one forward pass at most (default: as many as are fastest)")  # fmt: skip
     made.add_argument("--late-bits", type=int, choices=BITS, metavar="BITS",
                       help="a dimension of large late views: 2 (smallest), 4 (default), 8")  # fmt: skip
     made.add_argument("--token-pooling", type=_factor, metavar="FACTOR",
@@ -170,7 +171,7 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     _add_neutral(made)
     made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
-    _add_encoder(made, backend=False)
+    _add_encoder(made)
 
 
 INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines from stdin"
@@ -185,16 +186,12 @@ def _add_address(made: argparse.ArgumentParser) -> None:
     made.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
 
 
-def _add_encoder(made: argparse.ArgumentParser, *, backend: bool = True) -> None:
+def _add_encoder(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--encoder", metavar="NAME_OR_PATH", help="bundled, a model folder, or a name on the Hugging Face Hub"
     )
-    if backend:
-        made.add_argument(
-            "--backend",
-            choices=("int16", "torch", "openvino", "onnx"),
-            help="what runs the encoder (default: the best here)",
-        )
+    made.add_argument("--backend", choices=BACKENDS, help="what computes the encoder (default: the best here)")
+    made.add_argument("--device", default="cpu", help="where: cpu, cuda, cuda:1, ... (default: %(default)s)")
 
 
 def _add_neutral(made: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def evaluate(arguments: Namespace) -> Result:
         index=arguments.index,
         runs=arguments.runs,
         encoder=arguments.encoder,
+        backend=arguments.backend,
+        device=arguments.device,
     )
     return evaluate_dataset(request, _bar)
 
@@ -135,7 +138,8 @@ def evaluate(arguments: Namespace) -> Result:
 def show_build(result: Result) -> str:
     """Tell what a build did."""
     counts = ", ".join(f"{result[name]:,} {name}" for name in ("added", "updated", "unchanged"))
-    return f"{counts} in {result['seconds']:.1f} s: {result['folder']}"
+    windows = f" ({result['split']:,} in windows)" if result["split"] else ""
+    return f"{counts}{windows} in {result['seconds']:.1f} s: {result['folder']}"
 
 
 def show_delete(result: Result) -> str:
@@ -192,34 +196,22 @@ def _explained(views: dict[str, Any] | None) -> str:
 
 
 def _build(arguments: Namespace, inputs: Inputs, total: int, *, folder: Path, views: Any) -> Result:  # noqa: ANN401
-    from retriever.engine import build_collection
+    from retriever.engine import BuildSettings, build_collection, steps
 
-    with _bar("index", total) as advance:
-        told = 0
-
-        def on_progress(done: int) -> None:
-            nonlocal told
-            advance(done - told)
-            told = done
-
-        report = build_collection(
-            inputs, folder, views=views, encoder=arguments.encoder, backend=arguments.backend,
-            batch_size=arguments.batch_size, late_bits=arguments.late_bits,
-            token_pooling=arguments.token_pooling, on_progress=on_progress,
-        )  # fmt: skip
-    return {
-        "folder": str(folder),
-        "added": report.added,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "seconds": round(report.seconds, 3),
-    }
+    settings = BuildSettings(
+        views=views, encoder=arguments.encoder, backend=arguments.backend, device=arguments.device,
+        batch_size=arguments.batch_size, late_bits=arguments.late_bits, token_pooling=arguments.token_pooling,
+    )  # fmt: skip
+    started = time.perf_counter()
+    with _bar("index", total, " documents") as advance:
+        report = build_collection(inputs, folder, settings, on_progress=steps(advance))
+    return {"folder": str(folder), **asdict(report), "seconds": round(time.perf_counter() - started, 3)}
 
 
 def _engine(arguments: Namespace) -> Any:  # noqa: ANN401
     from retriever.engine import Engine
 
-    return Engine.open(arguments.folder, arguments.encoder, backend=arguments.backend)
+    return Engine.open(arguments.folder, arguments.encoder, backend=arguments.backend, device=arguments.device)
 
 
 def _languages(codes: tuple[str, ...]) -> tuple[str, ...]:
@@ -231,11 +223,12 @@ def _languages(codes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error where that is a terminal."""
-    with tqdm(total=total, desc=label, unit="", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+def _bar(label: str, total: int | None, unit: str = "") -> Iterator[Callable[[int, str], None]]:
+    """Show a progress bar on standard error where that is a terminal: speed, time left, and a note."""
+    with tqdm(total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
 
-        def advance(count: int) -> None:
+        def advance(count: int, note: str) -> None:
+            bar.set_postfix_str(note, refresh=False)
             bar.update(count)
 
         yield advance

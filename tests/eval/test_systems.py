@@ -6,7 +6,8 @@ import pytest
 from data.errors import UsageError
 from data.records import Document, Hit, Query
 from eval.systems import RankBm25, views_of
-from index.collection import Collection, Writing
+from index.adding import Writing
+from index.collection import Collection
 from index.snapshot import Snapshot
 
 

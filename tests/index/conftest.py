@@ -5,13 +5,12 @@ import os
 import faiss
 import pytest
 
-import index.collection as module
-from index import parallel
+from index import adding, parallel
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 4)
+    monkeypatch.setattr(adding, "BATCH_DOCUMENTS", 4)
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ import index.dense as dense_module
 from data.errors import UsageError
 from data.records import Document
 from index import lanes
+from index.adding import Writing
 from index.cells import Cells
 from index.coded import CodedTokens, LateSearch
 from index.coding import DRIFT, Coding, encode, write_coded
-from index.collection import Collection, Writing
+from index.collection import Collection
 from index.maxsim import maxsim
 from index.ragged import Ragged
 from index.ranking import best

@@ -8,8 +8,10 @@ import pytest
 
 from data.errors import CollectionError, InputError
 from data.records import Document
+from index import adding
 from index import collection as module
-from index.collection import Collection, Writing
+from index.adding import Progress, Writing
+from index.collection import Collection
 from index.manifest import Manifest
 from index.segment import VIEWS
 from index.snapshot import Snapshot
@@ -76,9 +78,9 @@ def test_documents_are_encoded_only_where_they_are_new(tmp_path):
     class Counting(ToyEncoder):
         encoded = 0
 
-        def encode_documents(self, texts):
-            self.encoded += len(texts)
-            return super().encode_documents(texts)
+        def encode(self, tokenized, on_progress=None):
+            self.encoded += len(tokenized.words)
+            return super().encode(tokenized, on_progress)
 
     given, encoder = documents(10), Counting()
     build(tmp_path / "c", given, encoder=encoder)
@@ -165,7 +167,7 @@ def test_an_empty_collection_answers_nothing(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_any_history_ends_like_a_fresh_build_of_what_is_left(tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr(adding, "BATCH_DOCUMENTS", 5)
     monkeypatch.setattr(module, "SEGMENTS", 3)
     encoder = ToyEncoder(priors={"dense": prior(1), "late": prior(2)})
     draw, left = random.Random(seed), {}
@@ -268,10 +270,9 @@ def test_info_tells_what_there_is(tmp_path):
 
 
 def test_one_batch_is_one_commit_and_atomic_is_one_for_all(tmp_path, small_batches):
-    given, seen = documents(22), []
+    given = documents(22)
     collection = Collection.create(tmp_path / "c", VIEWS, ToyEncoder())
-    collection.add(given, Writing(ToyEncoder(), identify, on_progress=seen.append))
-    assert seen == [4, 8, 12, 16, 20, 22]
+    collection.add(given, WRITING)
     assert Manifest.read(tmp_path / "c").generation == 6
     generations = []
 
@@ -280,27 +281,45 @@ def test_one_batch_is_one_commit_and_atomic_is_one_for_all(tmp_path, small_batch
 
     more = [Document(d.id, d.text + " x", lang=d.lang) for d in documents(6)]
     collection.add(more, Writing(ToyEncoder(), identify, atomic=True, on_progress=watch))
-    assert generations == [6, 6]
+    assert set(generations) == {6}
     assert Manifest.read(tmp_path / "c").generation == 7
 
 
+def test_progress_tells_documents_tokens_and_windows(tmp_path, small_batches):
+    given, seen = [*documents(9), Document("long", "a b c d e f", lang="en")], []
+    collection = Collection.create(tmp_path / "c", VIEWS, ToyEncoder())
+    collection.add(given[:4], WRITING)
+    report = collection.add(given, Writing(ToyEncoder(), identify, on_progress=seen.append))
+    words = [sum(len(d.content().split()) for d in given[start:]) for start in (4, 8)]
+    split = [sum(len(d.content().split()) > 5 for d in given[4:stop]) for stop in (8, 10)]
+    assert seen == [
+        Progress(4, 4, 0, 0),
+        Progress(8, 4, words[0] - words[1], split[0]),
+        Progress(10, 4, words[0], split[1]),
+        Progress(10, 4, words[0], split[1], merging=True),
+    ]
+    assert (report.total, report.unchanged, report.tokens, report.split) == (10, 4, words[0], split[1])
+    assert split[1] > 0
+
+
 def test_a_batch_ends_after_so_many_characters(monkeypatch):
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(adding, "BATCH_CHARACTERS", 10)
     given = [Document(str(i), "x" * n, title="t") for i, n in enumerate([4, 4, 30, 1, 1])]
-    assert [[d.id for d in batch] for batch in module.batches(given)] == [["0", "1"], ["2"], ["3", "4"]]
+    assert [[d.id for d in batch] for batch in adding.batches(given)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
 def test_documents_are_read_one_batch_at_a_time(tmp_path, small_batches):
-    read, committed = [], []
+    read, encoded = [], []
 
     def source():
-        for document in documents(12):
+        for document in documents(24):
             read.append(document.id)
             yield document
 
-    writing = Writing(ToyEncoder(), identify, on_progress=lambda done: committed.append((done, len(read))))
+    writing = Writing(ToyEncoder(), identify, on_progress=lambda done: encoded.append((done.documents, len(read))))
     Collection.create(tmp_path / "c", VIEWS, ToyEncoder()).add(source(), writing)
-    assert committed == [(4, 4), (8, 8), (12, 12)]
+    assert [done for done, _ in encoded[:-1]] == [4, 8, 12, 16, 20, 24]
+    assert all(done <= ahead <= done + 4 for done, ahead in encoded)  # the next batch is read meanwhile
 
 
 def test_many_small_adds_stay_few_segments(tmp_path, small_batches, monkeypatch):
@@ -339,11 +358,11 @@ def test_an_encoder_that_fails_midway_leaves_what_was_committed(tmp_path, small_
     class Failing(ToyEncoder):
         calls = 0
 
-        def encode_documents(self, texts):
+        def encode(self, tokenized, on_progress=None):
             self.calls += 1
             if self.calls == 3:
                 raise RuntimeError("out of memory")
-            return super().encode_documents(texts)
+            return super().encode(tokenized, on_progress)
 
     for atomic, left in [(False, 8), (True, 0)]:
         folder = tmp_path / str(atomic)

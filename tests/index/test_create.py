@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import CollectionError, NotFoundError, UsageError
-from index.collection import Collection, Writing
+from index.adding import Writing
+from index.collection import Collection
 from index.segment import VIEWS
 from index.snapshot import Snapshot
 from tests.index.toy import DIMS, ToyEncoder, build, documents, identify, named, state

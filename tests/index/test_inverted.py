@@ -12,7 +12,8 @@ import index.collection as collection_module
 import index.dense as dense_module
 from data.errors import CollectionError
 from data.records import Document
-from index.collection import Collection, Writing
+from index.adding import Writing
+from index.collection import Collection
 from index.inverted import NAME, InvertedFile, write_inverted
 from index.ragged import Ragged
 from index.snapshot import Snapshot

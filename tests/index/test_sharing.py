@@ -14,7 +14,8 @@ import pytest
 from data.errors import CollectionError, UsageError
 from data.records import Document
 from index import collection as module
-from index.collection import Collection, Writing
+from index.adding import Writing
+from index.collection import Collection
 from index.snapshot import Snapshot
 from tests.index.toy import ToyEncoder, build, documents, hits, identify, named, same_answers, same_hits, state
 
@@ -161,15 +162,16 @@ def test_a_full_disk_is_one_line_and_the_next_run_finishes(tmp_path, small_batch
         from pathlib import Path
         from data.errors import PolyseekError
         from data.records import Document
-        from index import collection as module
+        from index import adding
+        from index.collection import Collection
         from tests.index.toy import ToyEncoder, identify
-        module.BATCH_DOCUMENTS = 4
+        adding.BATCH_DOCUMENTS = 4
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
         large = [Document(f"big{i}", "wort " * 200 * (i // 4), lang="de") for i in range(20)]
-        writing = module.Writing(ToyEncoder(), identify, atomic=sys.argv[3] == "True")
+        writing = adding.Writing(ToyEncoder(), identify, atomic=sys.argv[3] == "True")
         try:
-            module.Collection(Path(sys.argv[1])).add(large, writing)
+            Collection(Path(sys.argv[1])).add(large, writing)
         except PolyseekError as error:
             print(error)
     """
@@ -203,7 +205,8 @@ def test_a_folder_without_the_right_to_write_can_be_searched_and_says_so_to_writ
         import os, sys
         from pathlib import Path
         from data.errors import PolyseekError
-        from index.collection import Collection, Writing
+        from index.adding import Writing
+        from index.collection import Collection
         from index.snapshot import Snapshot
         from tests.index.toy import VIEWS, ToyEncoder, build, documents, hits, identify
         folder = Path(sys.argv[1])

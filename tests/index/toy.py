@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from data.records import Document
+from index.adding import Writing
 from index.analysis import terms
 from index.centroids import Prior
-from index.collection import Collection, Writing
+from index.collection import Collection
 from index.manifest import Manifest
 from index.ragged import Ragged
 from index.segment import VIEWS, Vectors
@@ -46,11 +47,28 @@ class ToyEncoder:
         self._seconds = seconds
 
     def encode_documents(self, texts):
-        time.sleep(self._seconds * len(texts))
-        words = [re.findall(r"\S+", text.casefold()) for text in texts]
+        return self.encode(self.tokenize(texts))
+
+    def tokenize(self, texts):
+        return Words([re.findall(r"\S+", text.casefold()) for text in texts])
+
+    def encode(self, tokenized, on_progress=None):
+        time.sleep(self._seconds * len(tokenized.words))
+        words = tokenized.words
         vectors = [np.stack([word_vector(w) for w in ws]) if ws else np.zeros((0, DIMS), np.float32) for ws in words]
+        if on_progress:
+            on_progress(tokenized.tokens)
         means = [unit(v.mean(axis=0)) if len(v) else np.zeros(DIMS, np.float32) for v in vectors]
         return Vectors(np.stack(means).astype(np.float32), Ragged.of(vectors, DIMS))
+
+
+class Words:
+    """What the toy encoder takes: the words of each text, those of more than five in windows, so to speak."""
+
+    def __init__(self, words):
+        self.words = words
+        self.tokens = sum(map(len, words))
+        self.split = sum(len(ws) > 5 for ws in words)
 
 
 def unit(vector):

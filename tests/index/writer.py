@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 from data.records import Document
+from index import adding
 from index import collection as module
-from index.collection import Collection, Writing
+from index.adding import Writing
+from index.collection import Collection
 from index.segment import VIEWS
 from tests.index.toy import ToyEncoder, documents, identify, prior
 
@@ -66,7 +68,7 @@ def tell(number):
 
 
 def main():
-    module.BATCH_DOCUMENTS, module.SEGMENTS = BATCH, 3
+    adding.BATCH_DOCUMENTS, module.SEGMENTS = BATCH, 3
     while line := sys.stdin.readline():
         name, folder, seconds, step = json.loads(line)
         child = os.fork()

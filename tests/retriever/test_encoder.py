@@ -13,6 +13,7 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from data.errors import EncoderError
 from retriever import encoder as module
 from retriever.encoder import Encoder
+from retriever.windows import split
 
 TEXTS = [
     "The coral reef turns white.",
@@ -164,11 +165,13 @@ def test_a_long_text_is_read_to_its_end(any_encoder):
 
 def test_the_dense_vector_of_a_long_text_is_the_mean_of_its_windows_and_the_first_count_most(tiny):
     seen = []
-    tiny.encode_documents([LONG], seen.append)
-    assert sum(seen) > 10
-    windows = module.split(LONG, prompt="passage: ", tokenizer=tiny._model.tokenizer, limit=64)
-    assert sum(seen) == len(windows)
-    parts = tiny.encode_documents([window.text for window in windows])
+    tokenized = tiny.tokenize([LONG])
+    tiny.encode(tokenized, seen.append)
+    assert sum(seen) == tokenized.tokens > 600
+    assert tokenized.split == 1
+    windows = split(LONG, prompt="passage: ", tokenizer=tiny._model.tokenizer, limit=64)
+    assert len(windows) == len(tokenized.windows) > 10
+    parts = tiny.encode_documents(windows)
     weights = np.diff(parts.late.offsets) / 2.0 ** np.arange(len(windows))
     mean = (parts.dense * weights[:, None]).sum(axis=0)
     whole = tiny.encode_documents([LONG])

@@ -9,7 +9,7 @@ from data.records import Document, Query
 from index.collection import Collection
 from retriever import engine as module
 from retriever.encoder import Encoder
-from retriever.engine import Engine, build_collection
+from retriever.engine import BuildSettings, Engine, build_collection
 
 DOCUMENTS = [
     Document("en", "The coral reef turns white when the sea is warm.", lang="en"),
@@ -22,7 +22,7 @@ DOCUMENTS = [
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, tiny_folder):
     folder = tmp_path_factory.mktemp("engine") / "c"
-    build_collection(DOCUMENTS, folder, encoder=str(tiny_folder))
+    build_collection(DOCUMENTS, folder, BuildSettings(encoder=str(tiny_folder)))
     return folder
 
 
@@ -33,7 +33,7 @@ def engine(built):
 
 @pytest.fixture
 def lexical(tmp_path):
-    build_collection(DOCUMENTS, tmp_path / "bm25", views=["bm25"])
+    build_collection(DOCUMENTS, tmp_path / "bm25", BuildSettings(views=["bm25"]))
     return Engine.open(tmp_path / "bm25")
 
 
@@ -51,7 +51,7 @@ def lexical(tmp_path):
     ids=str,
 )
 def test_the_modes_are_those_that_the_views_allow(tmp_path, tiny_folder, views, modes):
-    build_collection(DOCUMENTS, tmp_path / "c", views=views, encoder=str(tiny_folder))
+    build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(views=views, encoder=str(tiny_folder)))
     opened = Engine.open(tmp_path / "c")
     assert opened.modes == modes
     assert set(opened.views) == set(views)
@@ -147,7 +147,7 @@ def test_searches_see_whole_states_while_documents_come_and_go(tmp_path, tiny_fo
     def batch(n):
         return [Document(f"{n}-{i}", f"beacon {n} {i}", lang="en") for i in range(10)]
 
-    build_collection(batch(0), tmp_path / "c", encoder=str(tiny_folder))
+    build_collection(batch(0), tmp_path / "c", BuildSettings(encoder=str(tiny_folder)))
     opened = Engine.open(tmp_path / "c")
     done = []
 
@@ -187,7 +187,7 @@ def test_the_wrong_encoder_is_refused_with_both_fingerprints(built, late_folder,
     assert other["weights"] in message
     assert "\n" not in message
     with pytest.raises(CollectionError):
-        build_collection(DOCUMENTS, built, encoder=str(late_folder))
+        build_collection(DOCUMENTS, built, BuildSettings(encoder=str(late_folder)))
     assert len(Engine.open(built, str(tiny_folder)).snapshot) == 4
 
 
@@ -198,7 +198,7 @@ def test_the_same_encoder_may_lie_elsewhere(built, tiny_folder, tmp_path, engine
 
 
 def test_one_backend_reads_what_another_wrote(tiny_folder, tmp_path):
-    build_collection(DOCUMENTS, tmp_path / "c", encoder=str(tiny_folder), backend="torch")
+    build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(encoder=str(tiny_folder), backend="torch"))
     whole, floats = (Engine.open(tmp_path / "c", backend=backend) for backend in ("int16", "torch"))
     for mode in ("dense", "late"):
         found, wanted = (e.retriever(mode).search(["reef"], 4)[0] for e in (whole, floats))
@@ -217,16 +217,16 @@ def encoded(monkeypatch):
     texts = []
 
     class Counting(Encoder):
-        def encode_documents(self, given, on_progress=None):
+        def tokenize(self, given):
             texts.extend(given)
-            return super().encode_documents(given, on_progress)
+            return super().tokenize(given)
 
     monkeypatch.setattr(module, "Encoder", Counting)
     return texts
 
 
 def test_building_again_encodes_nothing(tmp_path, tiny_folder, encoded):
-    first = build_collection(DOCUMENTS, tmp_path / "c", encoder=str(tiny_folder))
+    first = build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(encoder=str(tiny_folder)))
     assert (first.added, first.updated, first.unchanged) == (4, 0, 0)
     assert len(encoded) == 4
     again = build_collection(DOCUMENTS, tmp_path / "c")  # with the encoder that the collection names
@@ -238,7 +238,7 @@ def test_building_again_encodes_nothing(tmp_path, tiny_folder, encoded):
 
 
 def test_a_build_that_stopped_goes_on_where_it_stopped(tmp_path, tiny_folder, encoded, monkeypatch):
-    monkeypatch.setattr("index.collection.BATCH_DOCUMENTS", 10)
+    monkeypatch.setattr("index.adding.BATCH_DOCUMENTS", 10)
     documents = [Document(f"d{n}", f"reef {n}", lang="en") for n in range(35)]
 
     def interrupted():
@@ -246,61 +246,62 @@ def test_a_build_that_stopped_goes_on_where_it_stopped(tmp_path, tiny_folder, en
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_collection(interrupted(), tmp_path / "c", encoder=str(tiny_folder))
+        build_collection(interrupted(), tmp_path / "c", BuildSettings(encoder=str(tiny_folder)))
     assert Collection(tmp_path / "c").verify() == []
     assert len(Engine.open(tmp_path / "c").snapshot) == 20
     told = []
     report = build_collection(documents, tmp_path / "c", on_progress=told.append)
     assert (report.added, report.unchanged) == (15, 20)
-    assert told == [10, 20, 30, 35]
-    assert len(encoded) == 35
+    assert [progress.documents for progress in told] == [10, 20, 30, 35, 35]
+    assert [progress.unchanged for progress in told] == [10, 20, 20, 20, 20]
+    assert told[-1].tokens == report.tokens > 15 * 3
     assert len(Engine.open(tmp_path / "c").snapshot) == 35
 
 
 def test_a_collection_keeps_its_views(built, tmp_path, tiny_folder):
     with pytest.raises(UsageError, match="exists with the views bm25,dense,late"):
-        build_collection(DOCUMENTS, built, views=["bm25"])
-    build_collection(DOCUMENTS, built, views=["late", "bm25", "dense"])  # the order does not matter
+        build_collection(DOCUMENTS, built, BuildSettings(views=["bm25"]))
+    build_collection(DOCUMENTS, built, BuildSettings(views=["late", "bm25", "dense"]))  # the order does not matter
 
 
 def test_a_collection_keeps_its_token_pooling(tmp_path, tiny_folder):
     few, all_of_them = tmp_path / "few", tmp_path / "all"
-    build_collection(DOCUMENTS[:2], few, encoder=str(tiny_folder), token_pooling=2)
+    build_collection(DOCUMENTS[:2], few, BuildSettings(encoder=str(tiny_folder), token_pooling=2))
     build_collection(DOCUMENTS[2:], few)
-    build_collection(DOCUMENTS, all_of_them, encoder=str(tiny_folder))
+    build_collection(DOCUMENTS, all_of_them, BuildSettings(encoder=str(tiny_folder)))
     pooled, whole = Engine.open(few), Engine.open(all_of_them)
     counts = [sum(len(segment.vectors["late"].values) for segment in one.snapshot.segments) for one in (pooled, whole)]
     assert counts[0] < 0.6 * counts[1]
     (hits,) = pooled.retriever("late").search([Query("海水变暖时珊瑚会变白。", "zh")], 10)
     assert {hit.id for hit in hits} == {"en", "de", "sw", "zh"}
     with pytest.raises(UsageError, match="exists with token pooling 2"):
-        build_collection(DOCUMENTS, few, token_pooling=3)
+        build_collection(DOCUMENTS, few, BuildSettings(token_pooling=3))
 
 
 @pytest.mark.parametrize("factor", [0, 0.5, -1, float("nan"), float("inf")])
 def test_impossible_token_pooling_is_refused_and_leaves_nothing(tmp_path, tiny_folder, factor):
     with pytest.raises(UsageError, match="token pooling"):
-        build_collection(DOCUMENTS, tmp_path / "c", encoder=str(tiny_folder), token_pooling=factor)
+        build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(encoder=str(tiny_folder), token_pooling=factor))
     assert not (tmp_path / "c").exists()
 
 
 def test_token_pooling_without_a_late_view_is_refused(tmp_path, lexical):
     for folder in (tmp_path / "c", lexical.folder):
         with pytest.raises(UsageError, match="token pooling"):
-            build_collection(DOCUMENTS, folder, views=["bm25"], token_pooling=2)
+            build_collection(DOCUMENTS, folder, BuildSettings(views=["bm25"], token_pooling=2))
 
 
 def test_views_that_no_encoder_makes(tmp_path, late_folder):
     with pytest.raises(UsageError, match="makes no dense vectors: leave them out of --views"):
-        build_collection(DOCUMENTS, tmp_path / "c", encoder=str(late_folder))
+        build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(encoder=str(late_folder)))
     assert not (tmp_path / "c").exists()
-    build_collection(DOCUMENTS, tmp_path / "c", views=["late"], encoder=str(late_folder))
+    build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(views=["late"], encoder=str(late_folder)))
     assert Engine.open(tmp_path / "c").modes == ("late",)
 
 
 def test_an_encoder_that_cannot_be_loaded_leaves_nothing(tmp_path):
     with pytest.raises(EncoderError):
-        build_collection(DOCUMENTS, tmp_path / "c", encoder=str(tmp_path))
+        build_collection(DOCUMENTS, tmp_path / "c", BuildSettings(encoder=str(tmp_path)))
     assert not (tmp_path / "c").exists()
 
 
@@ -308,7 +309,7 @@ def test_a_document_id_twice_is_refused(tmp_path):
     numbers = count()
     documents = (Document(f"d{next(numbers) % 3}", "reef") for _ in range(5))
     with pytest.raises(InputError, match="'d0' stands twice"):
-        build_collection(documents, tmp_path / "c", views=["bm25"])
+        build_collection(documents, tmp_path / "c", BuildSettings(views=["bm25"]))
     assert Collection(tmp_path / "c").verify() == []
 
 

@@ -6,7 +6,7 @@ import pytest
 from data.errors import InputError
 from data.records import Document, Hit, Query
 from index.ranking import NOTHING, Ranked
-from retriever.engine import Engine, build_collection
+from retriever.engine import BuildSettings, Engine, build_collection
 from retriever.retrievers import Fusion
 
 ALL = ("bm25", "dense", "late", "hybrid", "cascade")
@@ -29,7 +29,7 @@ LANGUAGES = {document.id: document.lang for document in DOCUMENTS}
 
 
 def open_engine(documents, folder, model):
-    build_collection(documents, folder, encoder=str(model))
+    build_collection(documents, folder, BuildSettings(encoder=str(model)))
     return Engine.open(folder)
 
 

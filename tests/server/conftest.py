@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from data.records import Document
-from retriever.engine import Engine, build_collection
+from retriever.engine import BuildSettings, Engine, build_collection
 from server.app import create_app
 from server.serve import close, listen, make_server, url_of
 
@@ -26,7 +26,7 @@ DOCUMENTS = [
 def make_engine(tmp_path_factory):
     def make(documents=DOCUMENTS):
         folder = tmp_path_factory.mktemp("collection")
-        build_collection(documents, folder, views=["bm25"])
+        build_collection(documents, folder, BuildSettings(views=["bm25"]))
         return Engine.open(folder)
 
     return make
