@@ -1,8 +1,18 @@
-"""What computes a model: whole numbers of 16 bits, PyTorch, ONNX Runtime or OpenVINO.
+"""What computes a model, and in what arithmetic.
 
-On a processor ``int16`` is the choice for every model that it can compute, BERT and its kin: 1.6 times as fast as
-PyTorch's float32 with AVX2, and its vectors are the same to five digits (OpenVINO is no faster there than PyTorch, in
-float32 or in int8, and PyTorch's int8 comes to a cosine of .98). Else it is PyTorch.
+============= ============================================================================================
+int16         whole numbers of 16 bits, `retriever.bert`: BERT and its kin, on a processor
+torch         PyTorch in float32
+bf16, fp16    PyTorch in bfloat16 or float16
+openvino      OpenVINO in bfloat16 where the processor has it, else in float32
+openvino-int8 OpenVINO in whole numbers of 8 bits
+onnx          ONNX Runtime in float32
+============= ============================================================================================
+
+The rule: on a graphics card ``fp16``; on a processor with matrix units for bfloat16 (AMX) ``bf16``, which has 16 times
+the products of float32 there; else ``int16``, which has twice as many on every x86, for models that it can compute, and
+``torch`` for the others. On a processor with AVX2 the bundled model makes 1.6 times as many vectors in int16 as PyTorch
+in float32, the same to five digits, while OpenVINO is slower than PyTorch there, in float32 and in int8 alike.
 """
 
 from __future__ import annotations
@@ -16,7 +26,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-BACKENDS = ("int16", "torch", "openvino", "onnx")
+BACKENDS = ("int16", "torch", "bf16", "fp16", "openvino", "openvino-int8", "onnx")
+# What to install for those that need something.
+EXTRAS = {"openvino": "openvino", "openvino-int8": "openvino", "onnx": "onnx"}
 
 
 class Loaded(NamedTuple):
@@ -39,26 +51,53 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
     Args:
         source: a folder or a name on the Hugging Face Hub.
         device: as PyTorch names it.
-        backend: one of :data:`BACKENDS`, None for the best of ``int16`` and ``torch``.
+        backend: one of :data:`BACKENDS`, None for the best here.
 
     Raises:
-        ValueError: ``int16`` was asked for, and the model is none that it can compute.
+        ValueError: a backend that cannot compute this model, or not on this device.
         Exception: whatever the libraries raise.
     """
+    import torch
+
     from retriever.bert import WholeNumberBert, suits
 
-    own = backend if backend in ("openvino", "onnx") else "torch"
-    model = _model_class(source)(source, device=device, backend=own)
+    model = _model_class(source)(source, device=device)
     model.eval()
     weights = _digest(model.named_parameters())
-    if backend == own:
-        return Loaded(model, weights, "float32")
-    if device == "cpu" and suits(model[0]):
-        model[0].model = WholeNumberBert(model[0].model)
-        return Loaded(model, weights, "int16")
-    if backend == "int16":
-        raise ValueError("int16 computes BERT, RoBERTa and XLM-RoBERTa with float32 weights on a CPU alone")
-    return Loaded(model, weights, "float32")
+    on_processor = torch.device(device).type == "cpu"
+    if on_processor:
+        model.float()  # some checkpoints are kept in bfloat16, as which Transformers would compute them
+    fits = on_processor and suits(model[0])
+    chosen = backend or _best(on_processor=on_processor, fits=fits)
+    match chosen:
+        case "int16" if not fits:
+            raise ValueError("int16 computes BERT, RoBERTa and XLM-RoBERTa on a CPU alone: choose another backend")
+        case "int16":
+            model[0].model = WholeNumberBert(model[0].model)
+            return Loaded(model, weights, "int16")
+        case "torch" | "bf16" | "fp16":
+            kind = {"torch": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+            return Loaded(model.to(kind), weights, str(kind).removeprefix("torch."))
+    if not on_processor:
+        raise ValueError(f"{chosen} computes on a CPU alone: leave --device out or choose another backend")
+    from retriever.graphs import onnx_graph, openvino_graph
+
+    if chosen == "onnx":
+        graph, arithmetic = onnx_graph(model[0], weights)
+    else:
+        graph, arithmetic = openvino_graph(model[0], weights, whole=chosen == "openvino-int8")
+    model[0].model = graph
+    return Loaded(model, weights, f"{arithmetic} by {chosen.partition('-')[0]}")
+
+
+def _best(*, on_processor: bool, fits: bool) -> str:
+    from llvmlite import binding
+
+    if not on_processor:
+        return "fp16"
+    if binding.get_host_cpu_features().get("amx-bf16"):
+        return "bf16"
+    return "int16" if fits else "torch"
 
 
 def _model_class(source: str) -> Any:  # noqa: ANN401

@@ -16,7 +16,6 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from data.errors import EncoderError, UsageError
 from index.centroids import Prior
 from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
-from retriever.backends import BACKENDS, Loaded, load_model
+from retriever.backends import BACKENDS, EXTRAS, Loaded, load_model
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
 from retriever.tokenized import Tokenized, tokenize
@@ -36,8 +35,9 @@ from retriever.tokenized import Tokenized, tokenize
 QUERIES_CACHED = 16384
 # Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
 CHARACTERS_CACHED = 500
-# Tokens in one forward pass, padding included: larger ones leave the processor's caches. See docs/architecture.md.
-TOKENS = 2048
+# Tokens in one forward pass, padding included: on a processor larger ones leave the caches and let queries wait, see
+# docs/architecture.md; a graphics card is not busy with fewer.
+TOKENS = {"cpu": 2048, "other": 65536}
 # Tokens that are pooled together at most, for the time and the memory of clustering grow with their square.
 POOLED = 512
 # What different arithmetics are compared by: as many dimensions of each kind of vector of this text.
@@ -70,13 +70,14 @@ class Encoder:
         Args:
             loaded: the model, in evaluation mode.
             name: what it was loaded as; it is kept in the fingerprint, for people.
-            batch_size: windows in one forward pass at most; None for as many as make :data:`TOKENS`.
+            batch_size: windows in one forward pass at most; None for as many as :data:`TOKENS` allow.
             token_pooling: keep one token vector of a document for so many: the means of clusters of like ones.
             priors: the language centroids that ship with the model, by view.
         """
         self._model = model = loaded.model
         self._name = name
         self._batch_size = batch_size
+        self._tokens = TOKENS["cpu" if model.device.type == "cpu" else "other"]
         self._token_pooling = float(token_pooling)
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
@@ -107,15 +108,17 @@ class Encoder:
             name: which one.
             backend: what computes it, see `retriever.backends`; None for what is best here.
             device: as PyTorch names it.
-            batch_size: windows in one forward pass at most; None for as many as make :data:`TOKENS`.
+            batch_size: windows in one forward pass at most; None for as many as :data:`TOKENS` allow.
             token_pooling: see the constructor.
 
         Raises:
             EncoderError: no such model, no network, a broken folder, or a backend that is not installed.
-            UsageError: token pooling below 1.
+            UsageError: token pooling below 1, or no such device.
         """
         if backend not in (None, *BACKENDS):
             raise EncoderError(f"unknown backend {backend!r}: choose from {', '.join(BACKENDS)}")
+        if not _is_here(device):
+            raise UsageError(f"there is no device {device!r} here: leave --device out, or see what PyTorch finds")
         if not 1 <= token_pooling < math.inf:
             raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
         be_quiet()
@@ -127,8 +130,8 @@ class Encoder:
             priors = _priors(Path(source))
             return cls(loaded, name, batch_size=batch_size, token_pooling=token_pooling, priors=priors)
         except Exception as error:  # safetensors, tokenizers and Sentence Transformers raise bare Exceptions too
-            if backend in ("onnx", "openvino") and find_spec("optimum") is None:
-                advice = f"pip install 'polyseek[{backend}]'"
+            if isinstance(error, ImportError) and backend in EXTRAS:
+                advice = f"pip install 'polyseek[{EXTRAS[backend]}]'"
                 raise EncoderError(f"the backend {backend!r} is not installed: {advice}") from error
             why = " ".join(str(error).split())[:300].rstrip(".")
             raise EncoderError(
@@ -197,7 +200,7 @@ class Encoder:
     ) -> list[_Encoded]:
         """Encode each of the texts that differ: windows of all texts, sorted by length, in batches."""
         encoded: dict[int, _Encoded] = {}
-        for batch in tokenized.batches(TOKENS, self._batch_size):
+        for batch in tokenized.batches(self._tokens, self._batch_size):
             features = tokenized.features(batch, self._model.tokenizer)
             encoded.update(zip(batch, self._forward(features, task), strict=True))
             if on_progress:
@@ -292,6 +295,15 @@ class Encoder:
             "lengths": {task: self._limit(task) for task in ("query", "document")},
             "token_pooling": self._token_pooling,
         }
+
+
+def _is_here(device: str) -> bool:
+    """Return whether PyTorch can compute on a device."""
+    try:
+        torch.zeros(1, device=device)
+    except Exception:  # what is raised differs from device to device
+        return False
+    return True
 
 
 def _priors(folder: Path) -> dict[str, Prior]:
