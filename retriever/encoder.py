@@ -35,9 +35,6 @@ from retriever.tokenized import Tokenized, tokenize
 QUERIES_CACHED = 16384
 # Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
 CHARACTERS_CACHED = 500
-# Tokens in one forward pass, padding included: on a processor larger ones leave the caches and let queries wait, see
-# docs/architecture.md; a graphics card is not busy with fewer.
-TOKENS = {"cpu": 2048, "other": 65536}
 # Tokens that are pooled together at most, for the time and the memory of clustering grow with their square.
 POOLED = 512
 # What different arithmetics are compared by: as many dimensions of each kind of vector of this text.
@@ -70,14 +67,14 @@ class Encoder:
         Args:
             loaded: the model, in evaluation mode.
             name: what it was loaded as; it is kept in the fingerprint, for people.
-            batch_size: windows in one forward pass at most; None for as many as :data:`TOKENS` allow.
+            batch_size: windows in one forward pass at most; None for as many as are fastest.
             token_pooling: keep one token vector of a document for so many: the means of clusters of like ones.
             priors: the language centroids that ship with the model, by view.
         """
         self._model = model = loaded.model
         self._name = name
         self._batch_size = batch_size
-        self._tokens = TOKENS["cpu" if model.device.type == "cpu" else "other"]
+        self._tokens = loaded.tokens
         self._token_pooling = float(token_pooling)
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
@@ -108,7 +105,7 @@ class Encoder:
             name: which one.
             backend: what computes it, see `retriever.backends`; None for what is best here.
             device: as PyTorch names it.
-            batch_size: windows in one forward pass at most; None for as many as :data:`TOKENS` allow.
+            batch_size: windows in one forward pass at most; None for as many as are fastest.
             token_pooling: see the constructor.
 
         Raises:

@@ -10,8 +10,11 @@ import torch
 
 from retriever.windows import split
 
-# Texts that are tokenized at a time: the tokenizer fills all up to the longest, 8 MB with 512 tokens each.
-CHUNK = 1024
+# Texts of like length that are tokenized at a time. All are filled up to the longest, by Python: 512 sentences at once
+# take .29 s, by 64 .08 s.
+CHUNK = 64
+# How much of a batch may be filled up.
+FILLED = 0.05
 
 
 class Window(NamedTuple):
@@ -38,7 +41,7 @@ class Tokenized:
     Attributes:
         owners: for each of the n texts, its number among those that differ.
         differing: how many those are.
-        windows: in the order of the texts; a blank text has none.
+        windows: those of a text in its order; a blank text has none.
         common: what the model is given beside, the same for all.
     """
 
@@ -61,14 +64,21 @@ class Tokenized:
         return sum(counts[owner] > 1 for owner in self.owners)
 
     def batches(self, tokens: int, size: int | None) -> Iterator[list[int]]:
-        """Cut the windows, longest first, into batches of at most ``tokens``, filled up, and ``size`` windows."""
+        """Cut the windows, longest first, into batches of at most ``tokens``, filled up, and ``size`` windows.
+
+        A batch that has a quarter of these tokens ends where filling up would take more than :data:`FILLED` of it.
+        """
         lengths = [window.tokens for window in self.windows]
         batch: list[int] = []
+        read = 0
         for w in sorted(range(len(lengths)), key=lambda w: -lengths[w]):
-            if batch and (len(batch) == size or lengths[batch[0]] * (len(batch) + 1) > tokens):
+            filled = lengths[batch[0]] * (len(batch) + 1) if batch else 0
+            uneven = read > tokens // 4 and filled > (1 + FILLED) * (read + lengths[w])
+            if batch and (len(batch) == size or filled > tokens or uneven):
                 yield batch
-                batch = []
+                batch, read = [], 0
             batch.append(w)
+            read += lengths[w]
         if batch:
             yield batch
 
@@ -100,28 +110,27 @@ def tokenize(texts: Sequence[str], model: Any, *, task: str, prompt: str, limit:
         limit: tokens that the model takes; ``preprocess`` cuts what is longer.
     """
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    windows: list[Window] = []
-    long: list[tuple[int, str]] = []
     common: dict[str, Any] = {}
 
-    def add(pieces: Sequence[tuple[int, str]], *, whole: bool) -> None:
-        for start in range(0, len(pieces), CHUNK):
-            chunk = pieces[start : start + CHUNK]
-            made = model.preprocess([text for _, text in chunk], prompt=prompt or None, task=task)
-            common.update((name, value) for name, value in made.items() if not _is_of_tokens(value, made))
-            for (number, text), features in zip(chunk, _rows(made), strict=True):
-                if whole and len(features["input_ids"]) >= limit:  # that long, or cut to it
-                    long.append((number, text))
-                else:
-                    windows.append(Window(number, features))
+    def prepare(pieces: Sequence[tuple[int, str]]) -> list[Window]:
+        made: dict[int, Window] = {}
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
+        for start in range(0, len(order), CHUNK):
+            chunk = order[start : start + CHUNK]
+            features = model.preprocess([pieces[i][1] for i in chunk], prompt=prompt or None, task=task)
+            common.update((name, value) for name, value in features.items() if not _is_of_tokens(value, features))
+            made |= {i: Window(pieces[i][0], row) for i, row in zip(chunk, _rows(features), strict=True)}
+        return [made[i] for i in range(len(pieces))]
 
-    add([(number, text) for text, number in numbers.items() if text.strip()], whole=True)
-    pieces = [
-        (number, piece)
-        for number, text in long
-        for piece in split(text, prompt=prompt, tokenizer=model.tokenizer, limit=limit)
+    whole = prepare([(number, text) for text, number in numbers.items() if text.strip()])
+    differing = list(numbers)
+    parts = [
+        (window.text, part)
+        for window in whole
+        if window.tokens >= limit  # that long, or cut to it
+        for part in split(differing[window.text], prompt=prompt, tokenizer=model.tokenizer, limit=limit)
     ]
-    add(pieces, whole=False)
+    windows = [window for window in whole if window.tokens < limit] + prepare(parts)
     return Tokenized([numbers[text] for text in texts], len(numbers), windows, common)
 
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from data.errors import EncoderError, UsageError
 from index.manifest import check_fingerprint
-from retriever import encoder as module
+from retriever import backends as module
 from retriever.backends import BACKENDS
 from retriever.encoder import Encoder
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_in_half_precision_is_computed_in_whole_floats(tiny, tiny_f
 def test_large_batches_as_on_a_graphics_card_give_the_same(tiny_folder, monkeypatch):
     texts = [f"{'reef ' * (n % 9)}{n}" for n in range(300)]
     small = Encoder.load(str(tiny_folder), backend="fp16")
-    monkeypatch.setitem(module.TOKENS, "cpu", module.TOKENS["other"])
+    monkeypatch.setitem(module.TOKENS, "cpu", module.TOKENS["card"])
     large = Encoder.load(str(tiny_folder), backend="fp16")
     batches = [list(e.tokenize(texts).batches(e._tokens, None)) for e in (small, large)]
     assert len(batches[0]) > len(batches[1]) == 1

@@ -130,11 +130,15 @@ def test_products_are_sums_in_their_scales(seed, pairs, rows, panels):
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-3)
 
 
-def test_the_largest_and_the_greatest_of_floats():
-    for values in ([0.0], [-0.0], [1.5, -2.5], [-3.0, -1e-30], [-math.pi] * 9 + [2.0], [1e30, -1e38]):
-        row = np.array(values, np.float32)
-        assert kernels._largest(row) == max(np.abs(row).max(), np.float32(1e-20))
-        assert kernels._greatest(row) == row.max()
+def test_rows_are_rounded_as_finely_as_they_may_be():
+    for values in ([0.0, 0.0], [-0.0, -1e-30], [1.5, -2.5], [-math.pi] * 9 + [2.0], [1e15, -1e18], [3e-9, 1e-12]):
+        row = np.array([values], np.float32)
+        whole, scales = np.zeros(row.shape, np.int16), np.zeros(1, np.float32)
+        kernels._round(row, np.float32(1e9), whole, scales)
+        np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(abs(row).max() / 65000, 1e-24))
+        kernels._round(row, np.float32(1000), whole, scales)
+        assert np.linalg.norm(whole.astype(float)) <= 1000 + len(values)
+        np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(np.linalg.norm(row) / 1900, 1e-24))
 
 
 class _Adapted(torch.nn.Linear):
