@@ -98,9 +98,10 @@ class Collection:
                 check_fingerprint(self.folder, stored, writing.encoder.fingerprint)
             elif stored is not None:
                 raise CollectionError(f"{self.folder} has vectors: give the encoder that it was built with, {stored}")
-            # A writer may have been killed between a commit and the merge that follows it.
-            draft = self._in_order(_Draft(snapshot))
-            # A batch is encoded here while the next is read and the one before is written.
+            # A batch is encoded here while the next is read and the one before is written. Of a build that goes on, the
+            # batches that are there make no commit, but the merge that a killed writer owed, so that it ends as if it
+            # had never been killed.
+            draft = _Draft(snapshot)
             with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
                 written: Future[_Draft] = Future()
                 written.set_result(draft)

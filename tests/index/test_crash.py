@@ -16,8 +16,8 @@ from data.errors import NotFoundError
 from index.collection import Collection
 from index.manifest import Manifest
 from index.snapshot import Snapshot, files
-from tests.index.toy import hits, same_hits
-from tests.index.writer import ADDED, BASE, BATCH, work
+from tests.index.toy import hits, same_hits, state
+from tests.index.writer import ADDED, BASE, BATCH
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes as POSIX has them")
 JOBS = ("build", "add", "atomic", "compact")
@@ -81,8 +81,8 @@ def texts(folder):
     return {x: snapshot.document(snapshot.row(x)).text for x in snapshot.ids(snapshot.live.nonzero()[0])}
 
 
-def check(name, folder, job):
-    """Check what a killed job left, then do it again and compare it with the undisturbed one."""
+def check(name, folder, job, writer):
+    """Check what a killed job left, then do it again and compare it with the undisturbed one, byte by byte."""
     before, after, wanted, _ = job
     if (folder / "manifest.json").exists():
         assert Collection(folder).verify() == []
@@ -97,13 +97,15 @@ def check(name, folder, job):
         if folder.exists():
             with pytest.raises(NotFoundError):
                 Snapshot.open(folder)
-    work(name, folder)
+    writer.start(name, folder)
+    assert writer.wait() == 0
     assert Collection(folder).verify() == []
     held = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
     named = {p.relative_to(folder) for p, _ in files(folder, Manifest.read(folder))}
     assert held == named | {Path("manifest.json"), Path("lock")}
     assert texts(folder) == texts(after)
     same_hits(hits(Snapshot.open(folder)), wanted)
+    assert state(folder) == state(after)
 
 
 def copied(before, folder):
@@ -117,12 +119,12 @@ def test_killed_at_any_moment(tmp_path, writer, jobs):
     for number in range(30):
         name = JOBS[number % len(JOBS)]
         before, _, _, seconds = jobs[name]
-        folder = copied(before, tmp_path / str(number))
+        folder = copied(before, tmp_path / str(number) / "build")
         process = writer.start(name, folder, seconds=SECONDS)
         time.sleep(draw.random() * seconds)
         os.kill(process, signal.SIGKILL)
         killed += writer.wait() == -signal.SIGKILL
-        check(name, folder, jobs[name])
+        check(name, folder, jobs[name], writer)
     assert killed >= 10
 
 
@@ -131,11 +133,11 @@ def test_killed_at_any_change_to_the_folder(tmp_path, writer, jobs, name):
     # Every step until the job outlives it would take minutes; a few of every stretch are drawn.
     draw, step, killed = random.Random(name), 1, 0
     while True:
-        folder = copied(jobs[name][0], tmp_path / str(step))
+        folder = copied(jobs[name][0], tmp_path / str(step) / "build")
         writer.start(name, folder, step=step)
         if writer.wait() == 0:
             break
         killed += 1
-        check(name, folder, jobs[name])
+        check(name, folder, jobs[name], writer)
         step += draw.randint(1, {"build": 50, "add": 70, "atomic": 40, "compact": 12}[name])
     assert killed >= 3
