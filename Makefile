@@ -3,7 +3,7 @@
 # make bench-late DATASET=FOLDER    late interaction beside FastPlaid and XTR-WARP (minutes; the peers bring 3 GB of PyTorch)
 # make bench-bm25 DATASET=FOLDER    BM25 beside rank-bm25 and bm25s
 # make bench-kernels DATASET=FOLDER   MaxSim alone, beside PyTorch and NumKong
-# make bench-encode DATASET=FOLDER  encoding beside Sentence Transformers and the bundled model's own engine
+# make bench-encode DATASET=FOLDER  encoding beside Sentence Transformers, its backends, and the model's own engine
 # make bench-scale DATASET=FOLDER   how late interaction grows with jittered copies (some minutes, 4 GB)
 # make bench-dense DATASET=FOLDER   the dense view beside FAISS's flat index, a million vectors (some minutes, 6 GB)
 
@@ -46,8 +46,8 @@ bench-kernels: .venv/benched
 bench-scale: .venv/installed
 	$(BIN)/python -m eval.bench.scale $(DATASET)
 
-bench-encode: .venv/installed
-	$(BIN)/python -m eval.bench.encode $(DATASET)
+bench-encode: .venv/benched .backends/installed
+	$(BIN)/python -m eval.bench.encode $(DATASET) --peers .backends/bin/python
 
 bench-dense: .venv/installed
 	$(BIN)/python -m eval.bench.dense $(DATASET)
@@ -56,6 +56,13 @@ bench-dense: .venv/installed
 .peers/installed:
 	$(PYTHON) -m venv .peers
 	.peers/bin/pip install --quiet fast-plaid xtr-warp-rs
+	touch $@
+
+# Sentence Transformers 5: what its ONNX backend needs wants Transformers 4.
+.backends/installed:
+	$(PYTHON) -m venv .backends
+	.backends/bin/pip install --quiet "$(TORCH_CPU)" || true
+	.backends/bin/pip install --quiet "sentence-transformers[onnx,openvino]>=5,<6"
 	touch $@
 
 .venv/torch:

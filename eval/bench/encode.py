@@ -6,7 +6,7 @@ Each DATASET is a BEIR folder, of whose passages some are encoded, spread evenly
 Of those after --paragraphs the passages with ids that differ after the last "-" alone are put together first. PYTHON is
 of an environment with a release of Sentence Transformers whose backends can be installed. Every system has a process of
 its own, which has encoded all texts once before it is timed. All take turns, and the fastest of two passes in each of
-two turns counts. "cosine" is the mean to the vectors of Sentence Transformers in float32, "least" the least of all.
+their turns counts. "cosine" is the mean to the vectors of Sentence Transformers in float32, "least" the least of all.
 Polyseek makes the token vectors of late interaction as well. What is not installed is left out.
 """
 
@@ -30,8 +30,7 @@ from retriever.bundled import bundled_model
 from retriever.encoder import Encoder
 
 # Passages of a dataset at most, their characters at most, and questions.
-TEXTS, CHARACTERS, QUESTIONS = 512, 80_000, 100
-TURNS = 2
+TEXTS, CHARACTERS, QUESTIONS = 512, 80_000, 50
 FLOATS = "sentence-transformers"
 # What each needs beside what Polyseek needs; None for the environment of the peers.
 SYSTEMS: dict[str, str | None] = {
@@ -54,24 +53,28 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
     parser.add_argument("--paragraphs", nargs="*", default=[], type=Path, metavar="DATASET")
     parser.add_argument("--peers", metavar="PYTHON")
+    parser.add_argument("--turns", type=int, default=2, help="of each system (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="24 texts, 5 questions and one turn")
     parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
     given = parser.parse_args()
+    turns, sizes = (1, (24, 5)) if given.quick else (given.turns, (TEXTS, QUESTIONS))
     rows = []
-    for dataset in given.datasets:
-        rows += compare(dataset, given.peers, quick=given.quick)
-    for dataset in given.paragraphs:
-        rows += compare(dataset, given.peers, quick=given.quick, joined=True)
-    print(results.write("encode", rows, given.to))
+    for datasets, joined in ((given.datasets, False), (given.paragraphs, True)):
+        for dataset in datasets:
+            texts = _texts(dataset, *sizes, joined=joined)
+            label = dataset.resolve().name + (" paragraphs" if joined else "")
+            rows += compare(label, *texts, given.peers, turns)
+            # Written after each, for a benchmark of all takes an hour.
+            path = results.write("encode", rows, given.to)
+    print(path)
 
 
-def compare(dataset: Path, peers: str | None, *, quick: bool, joined: bool = False) -> list[dict[str, Any]]:
-    """Measure every system on one dataset."""
-    passages, questions = _texts(dataset, joined=joined)
+def compare(
+    label: str, passages: list[str], questions: list[str], peers: str | None, turns: int
+) -> list[dict[str, Any]]:
+    """Measure every system on some texts."""
     asked = {"passages": passages, "questions": questions, "model": str(bundled_model())}
-    if quick:
-        asked |= {"passages": passages[:24], "questions": questions[:5]}
-    tokens = Encoder.load().tokenize(asked["passages"]).tokens
+    tokens = Encoder.load().tokenize(passages).tokens
     interpreters = {
         system: sys.executable if needs else peers
         for system, needs in SYSTEMS.items()
@@ -82,7 +85,7 @@ def compare(dataset: Path, peers: str | None, *, quick: bool, joined: bool = Fal
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "texts.json").write_text(json.dumps(asked), encoding="utf-8")
-        for _ in range(1 if quick else TURNS):
+        for _ in range(turns):
             for system, interpreter in interpreters.items():
                 told = subprocess.run(
                     [str(interpreter), "-m", "eval.bench.encoders", system, name],
@@ -93,7 +96,6 @@ def compare(dataset: Path, peers: str | None, *, quick: bool, joined: bool = Fal
                 else:
                     found[system].append(json.loads(told.stdout.splitlines()[-1]))
         vectors = {system: np.load(folder / f"{system}.npy") for system, turns in found.items() if turns}
-    label = dataset.resolve().name + (" paragraphs" if joined else "")
     for system, own in vectors.items():
         best = {name: min(turn[name] for turn in found[system]) for name in found[system][0]}
         seconds, cosine = best.pop("seconds"), np.sum(own * vectors[FLOATS], axis=1)
@@ -104,16 +106,16 @@ def compare(dataset: Path, peers: str | None, *, quick: bool, joined: bool = Fal
     return rows
 
 
-def _texts(dataset: Path, *, joined: bool) -> tuple[list[str], list[str]]:
-    """Return passages and questions of a dataset."""
+def _texts(dataset: Path, most: int, questions: int, *, joined: bool) -> tuple[list[str], list[str]]:
+    """Return some passages and questions of a dataset."""
     reader = BeirFolder.open(dataset)
     passages = [(document.id, document.content()) for document in reader.documents()]
     if joined:
         groups = groupby(passages, lambda passage: passage[0].rpartition("-")[0])
         passages = [(group, " ".join(text for _, text in some)) for group, some in groups]
     texts = [text for _, text in passages]
-    count = min(TEXTS, CHARACTERS * len(texts) // sum(map(len, texts)))
-    return _spread(texts, count), _spread([query.text for query in reader.queries()], QUESTIONS)
+    count = min(most, CHARACTERS * len(texts) // sum(map(len, texts)) + 1)
+    return _spread(texts, count), _spread([query.text for query in reader.queries()], questions)
 
 
 def _spread(texts: list[str], count: int) -> list[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 PASSES = 2
 # What Sentence Transformers takes for a model with the mean of all tokens: its releases name modules differently.
-PLAIN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+PLAIN = ("config.json", "model.safetensors", "tokenizer.json")
 
 Vectors = NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Vectors]
@@ -74,6 +74,9 @@ def _loaded(system: str, checkpoint: Path, folder: Path) -> tuple[Encode, Callab
         for name in PLAIN:
             if not (bare / name).exists():
                 (bare / name).symlink_to(checkpoint / name)
+        known = json.loads((checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
+        known["tokenizer_class"] = "PreTrainedTokenizerFast"  # as Transformers 4 knows it
+        (bare / "tokenizer_config.json").write_text(json.dumps(known), encoding="utf-8")
         checkpoint = bare
     options: dict[str, Any] = {"device": "cpu", "backend": backend or "torch"}
     model: Any = SentenceTransformer(str(checkpoint), **options)
