@@ -50,23 +50,22 @@ ROOT = Path(__file__).parents[2]
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET")
+    parser.add_argument("datasets", nargs="*", type=Path, metavar="DATASET")
     parser.add_argument("--paragraphs", nargs="*", default=[], type=Path, metavar="DATASET")
     parser.add_argument("--peers", metavar="PYTHON")
     parser.add_argument("--turns", type=int, default=2, help="of each system (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="24 texts, 5 questions and one turn")
     parser.add_argument("--to", type=Path, default=results.FOLDER, help="folder for the results")
     given = parser.parse_args()
+    if not given.datasets + given.paragraphs:
+        parser.error("name a dataset")
     turns, sizes = (1, (24, 5)) if given.quick else (given.turns, (TEXTS, QUESTIONS))
-    rows = []
     for datasets, joined in ((given.datasets, False), (given.paragraphs, True)):
         for dataset in datasets:
+            label = dataset.resolve().name + (".paragraphs" if joined else "")
             texts = _texts(dataset, *sizes, joined=joined)
-            label = dataset.resolve().name + (" paragraphs" if joined else "")
-            rows += compare(label, *texts, given.peers, turns)
-            # Written after each, for a benchmark of all takes an hour.
-            path = results.write("encode", rows, given.to)
-    print(path)
+            rows = compare(label, *texts, given.peers, turns)
+            print(results.write(f"encode.{label}", rows, given.to), flush=True)
 
 
 def compare(

@@ -59,7 +59,7 @@ def test_the_encoding_benchmark_compares_the_same_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["encode", str(DEMO), "--quick", "--to", str(tmp_path)])
     monkeypatch.setattr(encode, "SYSTEMS", {"sentence-transformers": "torch", "polyseek": "torch", "other": "no_such"})
     encode.main()
-    plain, ours = json.loads((tmp_path / "encode.json").read_text(encoding="utf-8"))["rows"]
+    plain, ours = json.loads((tmp_path / "encode.demo.json").read_text(encoding="utf-8"))["rows"]
     assert [plain["system"], ours["system"]] == ["sentence-transformers", "polyseek"]
     assert ours["parameters"] == {"dataset": "demo"}
     assert plain["metrics"]["least"] > 0.999999

@@ -1,4 +1,5 @@
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -6,6 +7,7 @@ import pytest
 
 from data.errors import CollectionError, EncoderError, InputError, NotFoundError, UsageError
 from data.records import Document, Query
+from index.adding import Progress
 from index.collection import Collection
 from retriever import engine as module
 from retriever.encoder import Encoder
@@ -256,6 +258,22 @@ def test_a_build_that_stopped_goes_on_where_it_stopped(tmp_path, tiny_folder, en
     assert [progress.unchanged for progress in told] == [10, 20, 20, 20, 20]
     assert told[-1].tokens == report.tokens > 15 * 3
     assert len(Engine.open(tmp_path / "c").snapshot) == 35
+
+
+def test_progress_becomes_steps_and_a_note():
+    told = []
+    on_progress = module.steps(lambda count, note: told.append((count, note)))
+    for progress in [
+        Progress(3, 3),
+        Progress(5, 3, 40),
+        Progress(9, 3, 90, 2),
+        Progress(9, 3, 90, 2, merging=True),
+    ]:
+        on_progress(progress)
+    assert [count for count, _ in told] == [3, 2, 4, 0]
+    assert [re.sub(r"[\d,]+ tokens/s", "N tokens/s", note) for _, note in told] == [
+        "", "", "N tokens/s, 2 in windows", "N tokens/s, 2 in windows, merging segments"
+    ]  # fmt: skip
 
 
 def test_a_collection_keeps_its_views(built, tmp_path, tiny_folder):

@@ -1,9 +1,11 @@
+import contextlib
 import io
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -106,6 +108,31 @@ def test_index_builds_and_says_what_it_did(tmp_path, corpus, tiny_folder, run, t
     assert (status, errors) == (0, "")
     assert re.fullmatch(rf"0 added, 0 updated, 3 unchanged in \d+\.\d s: {folder}\n", out)
     assert Manifest.read(folder).generation == generation
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal as POSIX has them")
+def test_a_terminal_is_shown_how_far_it_is(tmp_path, tiny_folder):
+    lines = [{"id": str(n), "text": f"reef {n} " * (1 if n else 90)} for n in range(300)]
+    corpus = write_lines(tmp_path / "many.jsonl", *lines)
+    import fcntl
+    import termios
+
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
+    command = ["index", corpus, "--to", tmp_path / "c", "--encoder", tiny_folder, "--batch-size", "2", "--json"]
+    process = launch(*command, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # which says that the other side is closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert json.loads(out)["added"] == 300
+    told = shown.decode()
+    assert re.search(r"index: 100%.* 300/300 .*documents/s, [\d,]+ tokens/s, 1 in windows, merging segments\]", told)
+    assert re.search(r"<\d\d:\d\d, ", told)  # the time left
 
 
 def test_index_reads_standard_input_beside_files(tmp_path, corpus, told, monkeypatch):
