@@ -14,7 +14,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from index.parallel import share
 from retriever import kernels
-from retriever.kernels import MOST, ROWS, WEIGHT, WIDTH, Layers, Matrices
+from retriever.kernels import MOST, WEIGHT, Layers, Matrices
+from retriever.lanes import ROWS, WIDTH
 
 KINDS = ("bert", "xlm-roberta", "roberta")
 # Tokens in one piece: what lies between two layers stays in the second- and third-level cache.
@@ -106,7 +107,7 @@ def _joined(*parts: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # 
 
 def _matrices(layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Matrices:
     """Round the weights of one matrix in all layers."""
-    panels, units, longest = [], [], []
+    panels, units, excess, longest = [], [], [], []
     for values, _ in layers:
         outputs, inputs = values.shape
         unit = np.maximum(np.abs(values).max(axis=1), 1e-20) / WEIGHT
@@ -115,12 +116,24 @@ def _matrices(layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> 
         split = whole.reshape(outputs // WIDTH, WIDTH, inputs // 2, 2)
         panels.append(split.transpose(0, 2, 1, 3).reshape(outputs // WIDTH, inputs // 2, 2 * WIDTH))
         units.append(unit)
+        fours = whole.reshape(outputs, inputs // 4, 2, 2).astype(np.int64)
+        excess.append(np.prod(fours, axis=2).sum(axis=(1, 2)).astype(np.int32))  # what is over turns over
         norm = max(np.linalg.norm(whole.astype(np.float64), axis=1).max(), 1.0)
         # Rounding makes a row longer by half a unit of each input at most.
         longest.append(0.999 * MOST / norm - 0.5 * inputs**0.5)
     return Matrices(
-        np.array(panels, np.int16),
+        _aligned(np.array(panels, np.int16)),
         np.array(units, np.float32),
         np.stack([bias for _, bias in layers]),
+        np.array(excess, np.int32),
         np.array(longest, np.float32),
     )
+
+
+def _aligned(panels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Copy to where cache lines begin: elsewhere, half of the vectors lie in two of them, which takes 3 % longer."""
+    memory = np.empty(panels.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + panels.nbytes].view(np.int16).reshape(panels.shape)
+    copy[:] = panels
+    return copy

@@ -74,7 +74,7 @@ class Encoder:
         self._model = model = loaded.model
         self._name = name
         self._batch_size = batch_size
-        self._tokens = loaded.tokens
+        self._tokens, self._fills = loaded.tokens, loaded.fills
         self._token_pooling = float(token_pooling)
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
@@ -197,7 +197,7 @@ class Encoder:
     ) -> list[_Encoded]:
         """Encode each of the texts that differ: windows of all texts, sorted by length, in batches."""
         encoded: dict[int, _Encoded] = {}
-        for batch in tokenized.batches(self._tokens, self._batch_size):
+        for batch in tokenized.batches(self._tokens, self._batch_size, fills=self._fills):
             features = tokenized.features(batch, self._model.tokenizer)
             encoded.update(zip(batch, self._forward(features, task), strict=True))
             if on_progress:

@@ -14,24 +14,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils
 
 from index.compiling import F32, I16, I32, I64, compiled
-from index.lanes import LANES, Array, Builder, Value, load, loop, spread, store
+from retriever.lanes import ROWS, WIDTH, multiply, multiply_crossed, sum_excess
 
-# Rows of activations and outputs that are worked on at a time: eight sums, two of weights and one of activations are
-# what the 16 registers of AVX2 hold. 2 and 4, 3 and 4, 6 and 2 rows and vectors were slower.
-ROWS, WIDTH = 4, 16
 # Rows of scores in attention at a time, so that those of a long text stay in the second-level cache.
 QUERIES = 64
-# The greatest weight.
+# The greatest weight, and the greatest number in a row: the two are added in 16 bits.
 WEIGHT = 4095
+GREATEST = 32767 - WEIGHT
 MOST = (1 << 31) - 1
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_SHORTS, _INTS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(_I32, 16)
-_SUMS, _FLOATS = ir.VectorType(_I32, LANES), ir.VectorType(ir.FloatType(), LANES)
 
 
 class Matrices(NamedTuple):
@@ -41,12 +33,14 @@ class Matrices(NamedTuple):
         weights: (L, O / 16, I / 2, 32) a panel for 16 outputs; for two inputs those of each output.
         scales: (L, O) what 1 of them is.
         bias: (L, O).
+        excess: (L, O) see :func:`multiply_crossed`.
         longest: (L,) the greatest norm that a row of activations may have, see :data:`MOST`.
     """
 
     weights: I16
     scales: F32
     bias: F32
+    excess: I32
     longest: F32
 
 
@@ -68,52 +62,6 @@ class Layers(NamedTuple):
     norms: F32
 
 
-@loop()
-def multiply(
-    b: Builder,
-    rows: Array,
-    scales: Array,
-    at: Value,
-    panels: Array,
-    panel: Value,
-    units: Array,
-    bias: Array,
-    out: Array,
-) -> None:
-    """Multiply four of ``rows`` (.., I) int16, those from ``at``, with the 16 outputs of a panel.
-
-    ``panels`` is (O / 16, I / 2, 32) int16, I a multiple of 4. ``out`` (.., O) float32 gets each sum, times ``scales``
-    (..,) of the row and ``units`` (O,) of the output, and ``bias`` (O,) added.
-    """
-    pairs, vectors = b.extract_value(panels.shape, 1), WIDTH // LANES
-    first = b.gep(b.bitcast(rows.data, _I32.as_pointer()), [b.mul(at, pairs)])
-    base = b.gep(b.bitcast(panels.data, _SHORTS.as_pointer()), [b.mul(panel, b.mul(pairs, _I64(vectors)))])
-    even, odd = (ir.Constant(_SUMS, list(range(side, 2 * LANES, 2))) for side in (0, 1))
-    nothing, zero = ir.Constant(_INTS, ir.Undefined), ir.Constant(_SUMS, [0] * LANES)
-    sums = [[cgutils.alloca_once_value(b, zero) for _ in range(vectors)] for _ in range(ROWS)]  # type: ignore[no-untyped-call]
-    with cgutils.for_range(b, b.udiv(pairs, _I64(2)), intp=_I64) as turn:
-        for step in range(2):
-            pair = b.add(b.mul(turn.index, _I64(2)), _I64(step))
-            places = [b.add(b.mul(pair, _I64(vectors)), _I64(v)) for v in range(vectors)]
-            weights = [b.sext(b.load(b.gep(base, [place]), align=1), _INTS) for place in places]
-            for n, own in enumerate(sums):
-                two = b.load(b.gep(first, [b.add(b.mul(pairs, _I64(n)), pair)]), align=2)
-                row = b.sext(b.bitcast(spread(b, two, _SUMS), _SHORTS), _INTS)
-                for total, weight in zip(own, weights, strict=True):
-                    both = b.mul(weight, row)
-                    left, right = (b.shuffle_vector(both, nothing, side) for side in (even, odd))
-                    b.store(b.add(b.load(total), b.add(left, right)), total)
-    wide = b.udiv(b.extract_value(out.shape, 1), _I64(LANES))
-    for v in range(vectors):
-        column = b.add(b.mul(panel, _I64(vectors)), _I64(v))
-        unit, added = load(b, units, _FLOATS, column), load(b, bias, _FLOATS, column)
-        for n, own in enumerate(sums):
-            row = b.add(at, _I64(n))
-            scale = b.fmul(unit, spread(b, b.load(b.gep(scales.data, [row])), _FLOATS))
-            value = b.fadd(b.fmul(b.sitofp(b.load(own[v]), _FLOATS), scale), added)
-            store(b, value, out, b.add(b.mul(row, wide), column))
-
-
 @compiled
 def forward(x: F32, lengths: I64, layers: Layers, heads: int, epsilon: float) -> None:
     """Bring the embedded tokens of some texts through all layers.
@@ -131,26 +79,29 @@ def forward(x: F32, lengths: I64, layers: Layers, heads: int, epsilon: float) ->
     wide, narrow = np.empty((tokens, 3 * dims), np.float32), np.zeros((tokens, dims), np.float32)
     between = np.empty((tokens, size), np.float32)
     whole, wholes = np.empty((tokens, dims), np.int16), np.empty((tokens, size), np.int16)
-    scales = np.empty(tokens, np.float32)
+    scales, excess = np.empty(tokens, np.float32), np.empty(tokens, np.int32)
     for n in range(len(layers.norms)):
-        _round(x, layers.asked.longest[n], whole, scales)
-        _transform(whole, scales, layers.asked, n, wide)
+        _round(x, layers.asked.longest[n], whole, scales, excess)
+        _transform(whole, scales, excess, layers.asked, n, wide)
         _attend(wide, lengths, heads, narrow)
-        _round(narrow, layers.context.longest[n], whole, scales)
-        _transform(whole, scales, layers.context, n, narrow)
+        _round(narrow, layers.context.longest[n], whole, scales, excess)
+        _transform(whole, scales, excess, layers.context, n, narrow)
         add_and_norm(x, narrow, layers.norms[n, 0], layers.norms[n, 1], epsilon)
-        _round(x, layers.inner.longest[n], whole, scales)
-        _transform(whole, scales, layers.inner, n, between)
+        _round(x, layers.inner.longest[n], whole, scales, excess)
+        _transform(whole, scales, excess, layers.inner, n, between)
         for t in range(tokens):
             gelu(between[t])
-        _round(between, layers.outer.longest[n], wholes, scales)
-        _transform(wholes, scales, layers.outer, n, narrow)
+        _round(between, layers.outer.longest[n], wholes, scales, excess)
+        _transform(wholes, scales, excess, layers.outer, n, narrow)
         add_and_norm(x, narrow, layers.norms[n, 2], layers.norms[n, 3], epsilon)
 
 
 @compiled
-def _round(x: F32, longest: np.float32, out: I16, scales: F32) -> None:
-    """Round rows to 16 bits, as finely as 32,767 and a norm of ``longest`` allow; ``scales`` gets what 1 is."""
+def _round(x: F32, longest: np.float32, out: I16, scales: F32, excess: I32) -> None:
+    """Round rows to 16 bits, as finely as :data:`GREATEST` and a norm of ``longest`` allow.
+
+    ``scales`` gets what 1 is, and ``excess`` what :func:`multiply_crossed` has to know.
+    """
     # Without their sign the bits of floats are in the order of the floats, and of whole numbers the largest is found in
     # lanes, in .28 us among 1,536 where floats take .49.
     bits, tops = x.view(np.int32), scales.view(np.int32)
@@ -161,16 +112,20 @@ def _round(x: F32, longest: np.float32, out: I16, scales: F32) -> None:
         tops[t] = top
         for j in range(len(row)):
             square += row[j] * row[j]
-        scale = min(np.float32(32767) / max(scales[t], np.float32(1e-20)), longest / np.sqrt(square))
+        scale = min(np.float32(GREATEST) / max(scales[t], np.float32(1e-20)), longest / np.sqrt(square))
         for j in range(len(row)):
             whole[j] = np.int16(np.rint(row[j] * scale))
         scales[t] = np.float32(1) / scale
+        excess[t] = sum_excess(out, t)
 
 
 @compiled
-def _transform(rows: I16, scales: F32, matrices: Matrices, n: int, out: F32) -> None:
-    """Multiply rows with the matrix of layer ``n`` and add its bias."""
-    _products(rows, scales, matrices.weights[n], matrices.scales[n], matrices.bias[n], out)
+def _transform(rows: I16, scales: F32, row_excess: I32, matrices: Matrices, n: int, out: F32) -> None:
+    """Multiply rows (T, I), T a multiple of four, with the matrix of layer ``n`` and add its bias."""
+    panels, units, bias, excess = matrices.weights[n], matrices.scales[n], matrices.bias[n], matrices.excess[n]
+    for panel in range(len(panels)):
+        for t in range(0, len(rows), ROWS):
+            multiply_crossed(rows, scales, row_excess, t, panels, panel, units, bias, excess, out)
 
 
 @compiled

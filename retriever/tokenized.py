@@ -13,7 +13,7 @@ from retriever.windows import split
 # Texts of like length that are tokenized at a time. All are filled up to the longest, by Python: 512 sentences at once
 # take .29 s, by 64 .08 s.
 CHUNK = 64
-# How much of a batch may be filled up.
+# How much of a batch may be filled up, where that takes time.
 FILLED = 0.05
 
 
@@ -63,17 +63,18 @@ class Tokenized:
             counts[window.text] += 1
         return sum(counts[owner] > 1 for owner in self.owners)
 
-    def batches(self, tokens: int, size: int | None) -> Iterator[list[int]]:
+    def batches(self, tokens: int, size: int | None, *, fills: bool = True) -> Iterator[list[int]]:
         """Cut the windows, longest first, into batches of at most ``tokens``, filled up, and ``size`` windows.
 
-        A batch that has a quarter of these tokens ends where filling up would take more than :data:`FILLED` of it.
+        Where a model ``fills`` a batch up, one that has a quarter of these tokens ends where that would take more than
+        :data:`FILLED` of it.
         """
         lengths = [window.tokens for window in self.windows]
         batch: list[int] = []
         read = 0
         for w in sorted(range(len(lengths)), key=lambda w: -lengths[w]):
             filled = lengths[batch[0]] * (len(batch) + 1) if batch else 0
-            uneven = read > tokens // 4 and filled > (1 + FILLED) * (read + lengths[w])
+            uneven = fills and read > tokens // 4 and filled > (1 + FILLED) * (read + lengths[w])
             if batch and (len(batch) == size or filled > tokens or uneven):
                 yield batch
                 batch, read = [], 0

@@ -11,7 +11,8 @@ from sentence_transformers.base.modules import Transformer
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, XLMRobertaConfig, XLMRobertaModel
 
 from data.errors import EncoderError
-from retriever import bert, kernels
+from index.compiling import compiled
+from retriever import bert, kernels, lanes
 from retriever.bert import WholeNumberBert, suits
 from retriever.encoder import Encoder
 from tests.tiny import write_sentence_model
@@ -130,13 +131,39 @@ def test_products_are_sums_in_their_scales(seed, pairs, rows, panels):
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-3)
 
 
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, st.integers(1, 12), st.integers(1, 8), st.integers(1, 4), st.booleans())
+def test_crossed_products_are_the_same_to_the_last_digit(seed, inputs, rows, panels, greatest):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-kernels.GREATEST, kernels.GREATEST + 1, (4 * rows, 16 * inputs))
+    w = rng.integers(-kernels.WEIGHT, kernels.WEIGHT + 1, (16 * panels, 16 * inputs))
+    if greatest:  # sums turn over on the way
+        x, w = np.where(x > 0, kernels.GREATEST, -kernels.GREATEST), np.where(w > 0, kernels.WEIGHT, -kernels.WEIGHT)
+    longest = kernels.MOST / np.linalg.norm(w, axis=1).max()
+    x = (x * np.minimum(1, longest / np.linalg.norm(x, axis=1))[:, None]).astype(np.int16)
+    weights = w.reshape(panels, 16, -1, 2).transpose(0, 2, 1, 3).reshape(1, panels, -1, 32).astype(np.int16)
+    excess = (w.reshape(len(w), -1, 2, 2).prod(axis=2)).sum(axis=(1, 2)).astype(np.int32)
+    ones, none = np.ones((1, len(w)), np.float32), np.zeros((1, len(w)), np.float32)
+    matrices = kernels.Matrices(weights, ones, none, excess[None], np.ones(1, np.float32))
+    of_rows = np.array([_excess(x, t) for t in range(len(x))], np.int32)
+    out = np.full((len(x), len(w)), np.nan, np.float32)
+    kernels._transform(x, ones[0, :1].repeat(len(x)), of_rows, matrices, 0, out)
+    np.testing.assert_array_equal(out, (x.astype(np.int64) @ w.T).astype(np.float32))
+
+
+@compiled
+def _excess(rows, t):
+    return lanes.sum_excess(rows, t)
+
+
 def test_rows_are_rounded_as_finely_as_they_may_be():
     for values in ([0.0, 0.0], [-0.0, -1e-30], [1.5, -2.5], [-math.pi] * 9 + [2.0], [1e15, -1e18], [3e-9, 1e-12]):
         row = np.array([values], np.float32)
-        whole, scales = np.zeros(row.shape, np.int16), np.zeros(1, np.float32)
-        kernels._round(row, np.float32(1e9), whole, scales)
-        np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(abs(row).max() / 65000, 1e-24))
-        kernels._round(row, np.float32(1000), whole, scales)
+        whole, scales, excess = np.zeros(row.shape, np.int16), np.zeros(1, np.float32), np.zeros(1, np.int32)
+        kernels._round(row, np.float32(1e9), whole, scales, excess)
+        assert abs(whole).max() <= kernels.GREATEST
+        np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(abs(row).max() / 57000, 1e-24))
+        kernels._round(row, np.float32(1000), whole, scales, excess)
         assert np.linalg.norm(whole.astype(float)) <= 1000 + len(values)
         np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(np.linalg.norm(row) / 1900, 1e-24))
 
