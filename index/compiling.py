@@ -56,6 +56,7 @@ def sources() -> str:
     """Return a digest of the files that compiled functions are made from."""
     digest = hashlib.blake2b(digest_size=16)
     here = Path(__file__).parent
-    for name in ("compiling", "kernels", "lanes", "lexical", "packing", "../retriever/kernels", "../retriever/lanes"):
+    encoding = [f"../retriever/{name}" for name in ("attention", "kernels", "lanes")]
+    for name in ("compiling", "kernels", "lanes", "lexical", "packing", *encoding):
         digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -43,14 +43,14 @@ class Loaded(NamedTuple):
         weights: a digest of the weights, whatever computes with them.
         arithmetic: what they are computed in.
         tokens: in one forward pass at most.
-        fills: whether it computes what a batch is filled up with, too.
+        packed: what a batch is filled up with is not computed, and the threads are Polyseek's own.
     """
 
     model: Any
     weights: str
     arithmetic: str
     tokens: int
-    fills: bool = True
+    packed: bool = False
 
 
 def load_model(source: str, device: str, backend: str | None) -> Loaded:
@@ -82,7 +82,7 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
             raise ValueError("int16 computes BERT, RoBERTa and XLM-RoBERTa on a CPU alone: choose another backend")
         case "int16":
             model[0].model = WholeNumberBert(model[0].model)
-            return Loaded(model, weights, "int16", TOKENS["int16"], fills=False)
+            return Loaded(model, weights, "int16", TOKENS["int16"], packed=True)
         case "torch" | "bf16" | "fp16":
             kind = {"torch": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
             tokens = TOKENS["cpu" if on_processor else "card"]

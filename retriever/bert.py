@@ -5,6 +5,8 @@ The layers are computed by `retriever.kernels`; what comes before, and after, is
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from index.parallel import share
 from retriever import kernels
-from retriever.kernels import MOST, WEIGHT, Layers, Matrices
-from retriever.lanes import ROWS, WIDTH
+from retriever.kernels import Layers, Matrices, Piece
+from retriever.lanes import MOST, WEIGHT, WIDTH
 
 KINDS = ("bert", "xlm-roberta", "roberta")
 # Tokens in one piece: what lies between two layers stays in the second- and third-level cache.
@@ -44,7 +46,12 @@ class WholeNumberBert(torch.nn.Module):
         return BaseModelOutput(last_hidden_state=hidden)
 
     def _encode(self, tokens: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        ends = np.cumsum(lengths)
+        """Bring embedded tokens (T, H) of some texts through the layers, in pieces.
+
+        Each core takes a piece of its own; when none is left it helps with those that are not done, so that both cores
+        work on a single question.
+        """
+        ends, config = np.cumsum(lengths), self.config
         pieces: list[tuple[int, int]] = []  # texts
         first = 0
         while first < len(lengths):
@@ -52,17 +59,22 @@ class WholeNumberBert(torch.nn.Module):
             last = max(first + 1, int(np.searchsorted(ends, start + PIECE, side="right")))
             pieces.append((first, last))
             first = last
+        begun: dict[int, Piece | None] = {}
+        lock = threading.Lock()
 
-        def work(piece: tuple[int, int]) -> None:
-            first, last = piece
-            begin, end = ends[first] - lengths[first], ends[last - 1]
-            x = np.zeros((-(-(end - begin) // ROWS) * ROWS, tokens.shape[1]), np.float32)
-            x[: end - begin] = tokens[begin:end]
-            config = self.config
-            kernels.forward(x, lengths[first:last], self._layers, config.num_attention_heads, config.layer_norm_eps)
-            tokens[begin:end] = x[: end - begin]
+        def work(number: int) -> None:
+            first, last = pieces[number]
+            own = slice(ends[first] - lengths[first], ends[last - 1])
+            with lock:
+                if number not in begun:
+                    begun[number] = kernels.piece(tokens[own], lengths[first:last], self._layers)
+                piece = begun[number]
+            if piece is not None:
+                kernels.forward(piece, self._layers, config.num_attention_heads, config.layer_norm_eps)
+                with lock:
+                    tokens[own], begun[number] = piece.x[: own.stop - own.start], None
 
-        share(pieces, work)
+        share([*range(len(pieces))] * (os.cpu_count() or 1), work)
         return tokens
 
 
@@ -90,7 +102,7 @@ def suits(transformer: Any) -> bool:  # noqa: ANN401
 
 def _layers(layers: list[Any]) -> Layers:
     selves = [layer.attention.self for layer in layers]
-    asked = _matrices([_joined(own.query, own.key, own.value) for own in selves])
+    asked = _matrices([_joined(own.query, own.key, own.value, heads=own.num_attention_heads) for own in selves])
     context = _matrices([_joined(layer.attention.output.dense) for layer in layers])
     inner = _matrices([_joined(layer.intermediate.dense) for layer in layers])
     outer = _matrices([_joined(layer.output.dense) for layer in layers])
@@ -99,10 +111,15 @@ def _layers(layers: list[Any]) -> Layers:
     return Layers(asked, context, inner, outer, np.array(norms, np.float32))
 
 
-def _joined(*parts: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # noqa: ANN401
-    """Return the weights and the bias of linear layers side by side."""
-    weights, biases = ([getattr(part, name).detach().numpy() for part in parts] for name in ("weight", "bias"))
-    return np.concatenate(weights), np.concatenate(biases)
+def _joined(*parts: Any, heads: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # noqa: ANN401
+    """Return the weights and the bias of linear layers side by side, those of each head together."""
+    weights, biases = (
+        np.stack([getattr(part, name).detach().numpy() for part in parts]).astype(np.float32)
+        for name in ("weight", "bias")
+    )
+    outputs, inputs = weights.shape[0] * weights.shape[1], weights.shape[2]
+    split = weights.reshape(len(parts), heads, -1, inputs).swapaxes(0, 1)
+    return split.reshape(outputs, inputs), biases.reshape(len(parts), heads, -1).swapaxes(0, 1).reshape(outputs)
 
 
 def _matrices(layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Matrices:

@@ -5,8 +5,8 @@ of activations are rounded to 16 bits each with a scale of its own, weights to 1
 how great a row may be follows from the norms, so that by Cauchy and Schwarz no sum of products can exceed 32 bits. Both
 errors are some .03 % of a row.
 
-All texts of a piece stand one below the other, without padding. A piece is worked on by one thread through all layers,
-so that no result depends on how many threads there are.
+All texts of a piece stand one below the other, without padding. A piece goes through all layers on one core, or on all
+that have nothing else to do; no result depends on how many there are.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from index.compiling import F32, I16, I32, I64, compiled
-from retriever.lanes import ROWS, WIDTH, multiply, multiply_crossed, sum_excess
+from retriever.attention import Memory, attend, exp, memory
+from retriever.lanes import GREATEST, MOST, ROWS, WIDTH, count, multiply_crossed, sum_excess, wait
 
-# Rows of scores in attention at a time, so that those of a long text stay in the second-level cache.
-QUERIES = 64
-# The greatest weight, and the greatest number in a row: the two are added in 16 bits.
-WEIGHT = 4095
-GREATEST = 32767 - WEIGHT
-MOST = (1 << 31) - 1
+# The stages of a layer, in their order: rows are rounded between the products of matrices.
+BEGIN, ASK, ROUND, GATHER, ADD, WIDEN, BEND, NARROW, END = range(9)
+STAGES = 9
+# Panels that a thread takes at a time.
+PANELS = 6
 
 
 class Matrices(NamedTuple):
@@ -48,7 +48,7 @@ class Layers(NamedTuple):
     """The layers of a BERT with H dimensions, and 4 H between.
 
     Attributes:
-        asked: queries, keys and values, 3 H outputs.
+        asked: 3 H outputs, for each head its queries, keys and values.
         context: H outputs of what attention has gathered.
         inner: 4 H outputs.
         outer: H outputs.
@@ -62,37 +62,112 @@ class Layers(NamedTuple):
     norms: F32
 
 
+class Piece(NamedTuple):
+    """Some texts, one below the other, T tokens with up to three rows more so that T is a multiple of 4.
+
+    Attributes:
+        x: (T, H) the embedded tokens; in their place come the last hidden states.
+        lengths: the tokens of each text.
+        asked: (T, 3 H) for each head its queries, keys and values.
+        narrow: (T, H) what attention has gathered, and what is added to the tokens.
+        between: (T, 4 H).
+        whole: (T, H) int16, rounded rows.
+        wholes: (T, 4 H) int16.
+        scales: (T,) what 1 of a rounded row is.
+        excess: (T,) see :func:`multiply_crossed`.
+        progress: (9 L, 2) zeros: of each stage, the parts that were begun and those that are done.
+    """
+
+    x: F32
+    lengths: I64
+    asked: F32
+    narrow: F32
+    between: F32
+    whole: I16
+    wholes: I16
+    scales: F32
+    excess: I32
+    progress: I64
+
+
+def piece(x: F32, lengths: I64, layers: Layers) -> Piece:
+    """Return the piece of some tokens, (T, H), in memory of its own."""
+    tokens, dims, size = -(-len(x) // ROWS) * ROWS, x.shape[1], layers.inner.bias.shape[1]
+    padded, narrow = np.zeros((tokens, dims), np.float32), np.zeros((tokens, dims), np.float32)
+    padded[: len(x)] = x
+    return Piece(
+        padded,
+        lengths,
+        np.empty((tokens, 3 * dims), np.float32),
+        narrow,
+        np.empty((tokens, size), np.float32),
+        np.empty((tokens, dims), np.int16),
+        np.empty((tokens, size), np.int16),
+        np.empty(tokens, np.float32),
+        np.empty(tokens, np.int32),
+        np.zeros((STAGES * len(layers.norms), 2), np.int64),
+    )
+
+
 @compiled
-def forward(x: F32, lengths: I64, layers: Layers, heads: int, epsilon: float) -> None:
-    """Bring the embedded tokens of some texts through all layers.
+def forward(piece: Piece, layers: Layers, heads: int, epsilon: float) -> None:
+    """Bring a piece through all layers, together with every other thread that calls this with the same piece.
+
+    A layer has :data:`STAGES`, each in parts that any thread may take. Nobody goes on to the next stage before this one
+    is done, and who has no part reads nothing; so a thread that comes late, or never, keeps nobody waiting, and what is
+    computed does not depend on how many there are.
 
     Args:
-        x: (T, H) the tokens of all texts, and up to three rows more, T a multiple of 4; in their place come the last
-            hidden states.
-        lengths: the tokens of each text.
+        piece: the tokens.
         layers: the weights.
         heads: of attention; what each has of H is a multiple of 16.
         epsilon: of the norms.
     """
-    tokens, dims = x.shape
-    size = layers.inner.bias.shape[1]
-    wide, narrow = np.empty((tokens, 3 * dims), np.float32), np.zeros((tokens, dims), np.float32)
-    between = np.empty((tokens, size), np.float32)
-    whole, wholes = np.empty((tokens, dims), np.int16), np.empty((tokens, size), np.int16)
-    scales, excess = np.empty(tokens, np.float32), np.empty(tokens, np.int32)
-    for n in range(len(layers.norms)):
+    needed = memory(piece.lengths, piece.x.shape[1] // heads)
+    rows, dims, size = len(piece.x) // ROWS, piece.x.shape[1], piece.between.shape[1]
+    parts = (rows, heads, rows, _groups(dims), rows, _groups(size), rows, _groups(dims), rows)
+    for stage in range(len(piece.progress)):
+        n, kind = divmod(stage, STAGES)
+        part = count(piece.progress, stage, 0)
+        while part < parts[kind]:
+            if kind == ASK:
+                _ask(piece, layers.asked, n, part, heads, needed)
+            elif kind == GATHER:
+                _transform(piece, piece.whole, layers.context, n, part, PANELS, piece.narrow)
+            elif kind == WIDEN:
+                _transform(piece, piece.whole, layers.inner, n, part, PANELS, piece.between)
+            elif kind == NARROW:
+                _transform(piece, piece.wholes, layers.outer, n, part, PANELS, piece.narrow)
+            else:
+                _work_on_rows(piece, layers, n, kind, slice(part * ROWS, (part + 1) * ROWS), epsilon)
+            count(piece.progress, stage, 1)
+            part = count(piece.progress, stage, 0)
+        wait(piece.progress, stage, parts[kind])
+
+
+@compiled
+def _groups(outputs: int) -> int:
+    """Return how many parts the outputs of a matrix are worked on in."""
+    return -(-outputs // (WIDTH * PANELS))
+
+
+@compiled
+def _work_on_rows(piece: Piece, layers: Layers, n: int, kind: int, rows: slice, epsilon: float) -> None:
+    """Do what comes between the products of matrices, for four rows."""
+    x, narrow, between = piece.x[rows], piece.narrow[rows], piece.between[rows]
+    whole, wholes, scales, excess = piece.whole[rows], piece.wholes[rows], piece.scales[rows], piece.excess[rows]
+    if kind == BEGIN:
         _round(x, layers.asked.longest[n], whole, scales, excess)
-        _transform(whole, scales, excess, layers.asked, n, wide)
-        _attend(wide, lengths, heads, narrow)
+    elif kind == ROUND:
         _round(narrow, layers.context.longest[n], whole, scales, excess)
-        _transform(whole, scales, excess, layers.context, n, narrow)
+    elif kind == ADD:
         add_and_norm(x, narrow, layers.norms[n, 0], layers.norms[n, 1], epsilon)
         _round(x, layers.inner.longest[n], whole, scales, excess)
-        _transform(whole, scales, excess, layers.inner, n, between)
-        for t in range(tokens):
+    elif kind == BEND:
+        for t in range(ROWS):  # of rows that a loop over the array gives, lanes know nothing: 6 ms for 1.3
             gelu(between[t])
         _round(between, layers.outer.longest[n], wholes, scales, excess)
-        _transform(wholes, scales, excess, layers.outer, n, narrow)
+    else:
         add_and_norm(x, narrow, layers.norms[n, 2], layers.norms[n, 3], epsilon)
 
 
@@ -120,150 +195,23 @@ def _round(x: F32, longest: np.float32, out: I16, scales: F32, excess: I32) -> N
 
 
 @compiled
-def _transform(rows: I16, scales: F32, row_excess: I32, matrices: Matrices, n: int, out: F32) -> None:
-    """Multiply rows (T, I), T a multiple of four, with the matrix of layer ``n`` and add its bias."""
+def _transform(piece: Piece, rows: I16, matrices: Matrices, n: int, part: int, size: int, out: F32) -> None:
+    """Multiply rounded rows with the ``size`` panels of one part of layer ``n``, and add the bias."""
     panels, units, bias, excess = matrices.weights[n], matrices.scales[n], matrices.bias[n], matrices.excess[n]
-    for panel in range(len(panels)):
+    for panel in range(part * size, min((part + 1) * size, len(panels))):
         for t in range(0, len(rows), ROWS):
-            multiply_crossed(rows, scales, row_excess, t, panels, panel, units, bias, excess, out)
+            multiply_crossed(rows, piece.scales, piece.excess, t, panels, panel, units, bias, excess, out)
 
 
 @compiled
-def _products(rows: I16, scales: F32, panels: I16, units: F32, bias: F32, out: F32) -> None:
-    """Multiply rows (T, I), T a multiple of four, with all panels."""
-    for panel in range(len(panels)):
-        for t in range(0, len(rows), ROWS):
-            multiply(rows, scales, t, panels, panel, units, bias, out)
-
-
-@compiled
-def _attend(wide: F32, lengths: I64, heads: int, out: F32) -> None:
-    """Let every token gather from the tokens of its text: ``wide`` (T, 3 H) has queries, keys and values."""
-    dims = out.shape[1]
-    size = dims // heads
-    limit = np.float32(min(32767, int(np.sqrt(MOST / size))))
-    most = -(-lengths.max() // WIDTH) * WIDTH if len(lengths) else 0
-    whole, units = np.zeros((max(most, QUERIES), size), np.int16), np.empty(max(most, QUERIES), np.float32)
-    sums, nothing = np.empty((QUERIES, size), np.float32), np.zeros(size, np.float32)
+def _ask(piece: Piece, matrices: Matrices, n: int, head: int, heads: int, needed: Memory) -> None:
+    """Make the queries, keys and values of one head, and let every token gather from the tokens of its text."""
+    size = piece.x.shape[1] // heads
+    _transform(piece, piece.whole, matrices, n, head, 3 * size // WIDTH, piece.asked)
     end = 0
-    for length in lengths:
+    for length in piece.lengths:
         begin, end = end, end + length
-        count = -(-length // WIDTH) * WIDTH
-        keys, key_units = np.zeros((count // WIDTH, size // 2, 2 * WIDTH), np.int16), np.zeros(count, np.float32)
-        values, value_units = np.zeros((size // WIDTH, count // 2, 2 * WIDTH), np.int16), np.empty(size, np.float32)
-        scores, shares = np.empty((QUERIES, count), np.float32), np.empty((QUERIES, count), np.int16)
-        bits, mask = np.empty(QUERIES * count, np.int32), np.zeros(count, np.float32)
-        mask[length:] = np.float32(-1e30)
-        for column in range(0, dims, size):
-            _round_heads(wide[begin:end], dims + column, limit, whole, key_units)
-            _pack_keys(whole[:length], keys)
-            _pack_values(wide[begin:end], 2 * dims + column, nothing, values, value_units)
-            for first in range(begin, end, QUERIES):
-                some = min(QUERIES, end - first)
-                rows = -(-some // ROWS) * ROWS
-                _round_heads(wide[first : first + some], column, limit, whole, units)
-                for i in range(some):
-                    units[i] /= np.float32(np.sqrt(size))
-                _products(whole[:rows], units, keys, key_units, mask, scores)
-                _share_out(scores[:rows], bits, shares, units)
-                _products(shares[:rows], units, values, value_units, nothing, sums)
-                for i in range(some):
-                    out[first + i, column : column + size] = sums[i]
-
-
-@compiled
-def _round_heads(wide: F32, column: int, limit: np.float32, out: I16, units: F32) -> None:
-    """Round what one head has of each token, from ``column`` on, to at most ``limit``; ``units`` gets what 1 is."""
-    size = out.shape[1]
-    for t in range(len(wide)):
-        row, whole, top = wide[t, column : column + size], out[t], np.float32(1e-20)
-        for j in range(size):
-            top = max(top, abs(row[j]))
-        scale = limit / top
-        for j in range(size):
-            whole[j] = np.int16(np.rint(row[j] * scale))
-        units[t] = top / limit
-
-
-@compiled
-def _pack_keys(keys: I16, panels: I16) -> None:
-    """Put the keys of one head, (T, D), into panels, as if each were an output: in pairs of dimensions."""
-    pairs, out = keys.view(np.int32), panels.view(np.int32)
-    for t in range(len(pairs)):
-        own, row, place = out[t // WIDTH], pairs[t], t % WIDTH
-        for j in range(len(row)):
-            own[j, place] = row[j]
-
-
-@compiled
-def _pack_values(wide: F32, column: int, nothing: F32, panels: I16, units: F32) -> None:
-    """Round the values of one head and put them into panels, as if dimensions were outputs and each token an input.
-
-    What ``nothing`` holds follows an odd number of tokens.
-    """
-    size = len(units)
-    units[:] = np.float32(1e-20)
-    for t in range(len(wide)):
-        row = wide[t, column : column + size]
-        for j in range(size):
-            units[j] = max(units[j], abs(row[j]))
-    for j in range(size):
-        units[j] = np.float32(WEIGHT) / units[j]
-    for t in range(0, len(wide), 2):
-        one = wide[t, column : column + size]
-        other = wide[t + 1, column : column + size] if t + 1 < len(wide) else nothing
-        for panel in range(len(panels)):
-            own, first = panels[panel, t // 2], panel * WIDTH
-            for j in range(WIDTH):
-                own[2 * j] = np.int16(np.rint(one[first + j] * units[first + j]))
-                own[2 * j + 1] = np.int16(np.rint(other[first + j] * units[first + j]))
-    for j in range(size):
-        units[j] = np.float32(1) / units[j]
-
-
-@compiled
-def _share_out(scores: F32, bits: I32, out: I16, units: F32) -> None:
-    """Put the softmax of each row of scores into whole numbers; ``units`` gets what 1 of a row is.
-
-    The shares of a row add up to 1: with values of at most :data:`WEIGHT` they may add up to 2 ** 31 / 4,096.
-    """
-    count = scores.shape[1]
-    for i in range(len(scores)):
-        row, top = scores[i], np.float32(-1e30)
-        for j in range(count):
-            top = max(top, row[j])
-        for j in range(count):
-            row[j] -= top
-    exp(scores.reshape(len(scores) * count), bits)
-    for i in range(len(scores)):
-        row, whole, total = scores[i], out[i], np.float32(0)
-        for j in range(count):
-            total += row[j]
-        scale = min(np.float32(32767), np.float32(500_000) / total)  # the greatest is 1 here
-        for j in range(count):
-            whole[j] = np.int16(np.rint(row[j] * scale))
-        units[i] = np.float32(1) / (scale * total)
-
-
-@compiled
-def exp(x: F32, bits: I32) -> None:
-    """Replace numbers by e to the power of them, with an error of some 2e-7; ``bits`` is memory for as many or more."""
-    powers = bits.view(np.float32)
-    for j in range(len(x)):
-        y = max(min(x[j] * np.float32(1.4426950408889634), np.float32(126)), np.float32(-126))
-        near = np.rint(y)
-        r = (y - near) * np.float32(0.6931471805599453)
-        # The power series, for r is at most .35.
-        p = np.float32(1 / 720)
-        p = p * r + np.float32(1 / 120)
-        p = p * r + np.float32(1 / 24)
-        p = p * r + np.float32(1 / 6)
-        p = p * r + np.float32(1 / 2)
-        p = p * r + np.float32(1)
-        x[j] = p * r + np.float32(1)
-        bits[j] = (np.int32(near) + np.int32(127)) << np.int32(23)  # an exponent of a float
-    for j in range(len(x)):
-        x[j] *= powers[j]
+        attend(piece.asked[begin:end], head * size, needed, piece.narrow[begin:end])
 
 
 @compiled

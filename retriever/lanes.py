@@ -14,6 +14,11 @@ from index.lanes import LANES, Array, Builder, Value, load, loop, spread, store
 # of AVX2 hold. 2 and 4, 3 and 4, 6 and 2 rows and vectors were slower.
 ROWS, WIDTH = 4, 16
 VECTORS = WIDTH // LANES
+# The greatest weight, and the greatest number in a row: :func:`multiply_crossed` adds the two in 16 bits.
+WEIGHT = 4095
+GREATEST = 32767 - WEIGHT
+# The greatest sum of products.
+MOST = (1 << 31) - 1
 
 _BYTE, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _SHORTS, _INTS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(_I32, 16)
@@ -93,6 +98,27 @@ def sum_excess(b: Builder, rows: Array, at: Value) -> Value:
     return whole
 
 
+@loop(types.intp)
+def count(b: Builder, counts: Array, row: Value, column: Value) -> Value:
+    """Add 1 to one of ``counts`` (.., 2) int64, which other threads count in too, and return what it was before."""
+    return b.atomic_rmw("add", _count(b, counts, row, column), _I64(1), "seq_cst")
+
+
+@loop()
+def wait(b: Builder, counts: Array, row: Value, enough: Value) -> None:
+    """Wait until the second of two ``counts`` (.., 2) int64 is ``enough``; what was done before that can be read."""
+    again, after = b.append_basic_block("again"), b.append_basic_block("after")
+    place = _count(b, counts, row, _I64(1))
+    b.branch(again)
+    b.position_at_end(again)
+    b.cbranch(b.icmp_signed("<", b.load_atomic(place, "acquire", 8), enough), again, after)
+    b.position_at_end(after)
+
+
+def _count(b: Builder, counts: Array, row: Value, column: Value) -> Value:
+    return b.gep(counts.data, [b.add(b.mul(row, _I64(2)), column)])
+
+
 def _fours(
     b: Builder, rows: Array, at: Value, panels: Array, panel: Value, sums: Sums, turn: int
 ) -> Iterator[tuple[list[Value], list[Value], Value]]:
@@ -123,7 +149,7 @@ def _fetch(b: Builder, rows: Array, at: Value, panels: Array, panel: Value) -> N
     base = b.bitcast(panels.data, _BYTE.as_pointer())
     with cgutils.for_range(b, lines, intp=_I64) as line:
         place = b.mul(b.add(first, line.index), _I64(4 * WIDTH))
-        b.call(prefetch, [b.gep(base, [place]), _I32(0), _I32(3), _I32(1)])
+        b.call(prefetch, [b.gep(base, [place]), _I32(0), _I32(2), _I32(1)])
 
 
 def _add_products(b: Builder, left: Value, right: Value, total: Value) -> None:

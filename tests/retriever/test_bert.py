@@ -1,6 +1,8 @@
 """BERT in whole numbers, against PyTorch's BERT in floats."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 
 from data.errors import EncoderError
 from index.compiling import compiled
-from retriever import bert, kernels, lanes
+from retriever import attention, bert, kernels, lanes
 from retriever.bert import WholeNumberBert, suits
 from retriever.encoder import Encoder
 from tests.tiny import write_sentence_model
@@ -113,7 +115,7 @@ def test_functions_are_those_of_pytorch(seed, count, scale):
     np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.from_numpy(values)).numpy(), atol=1e-6, rtol=1e-5)
     found = np.minimum(values, 80)
     wanted = np.exp(found.astype(np.float64))
-    kernels.exp(found, np.empty(count, np.int32))
+    attention.exp(found, np.empty(count, np.int32))
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-37)
 
 
@@ -126,7 +128,7 @@ def test_products_are_sums_in_their_scales(seed, pairs, rows, panels):
     weights = right.reshape(panels, 2 * pairs, 16, 2).transpose(0, 2, 1, 3).reshape(16 * panels, 4 * pairs)
     scales, units, bias = (rng.random(n).astype(np.float32) for n in (4 * rows, 16 * panels, 16 * panels))
     out = np.full((4 * rows, 16 * panels), np.nan, np.float32)
-    kernels._products(left, scales, right, units, bias, out)
+    attention.products(left, scales, right, units, bias, out)
     wanted = (left.astype(np.int64) @ weights.T) * scales[:, None].astype(np.float64) * units + bias
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-3)
 
@@ -135,19 +137,22 @@ def test_products_are_sums_in_their_scales(seed, pairs, rows, panels):
 @given(SEEDS, st.integers(1, 12), st.integers(1, 8), st.integers(1, 4), st.booleans())
 def test_crossed_products_are_the_same_to_the_last_digit(seed, inputs, rows, panels, greatest):
     rng = np.random.default_rng(seed)
-    x = rng.integers(-kernels.GREATEST, kernels.GREATEST + 1, (4 * rows, 16 * inputs))
-    w = rng.integers(-kernels.WEIGHT, kernels.WEIGHT + 1, (16 * panels, 16 * inputs))
+    x = rng.integers(-lanes.GREATEST, lanes.GREATEST + 1, (4 * rows, 16 * inputs))
+    w = rng.integers(-lanes.WEIGHT, lanes.WEIGHT + 1, (16 * panels, 16 * inputs))
     if greatest:  # sums turn over on the way
-        x, w = np.where(x > 0, kernels.GREATEST, -kernels.GREATEST), np.where(w > 0, kernels.WEIGHT, -kernels.WEIGHT)
-    longest = kernels.MOST / np.linalg.norm(w, axis=1).max()
+        x, w = np.where(x > 0, lanes.GREATEST, -lanes.GREATEST), np.where(w > 0, lanes.WEIGHT, -lanes.WEIGHT)
+    longest = lanes.MOST / np.linalg.norm(w, axis=1).max()
     x = (x * np.minimum(1, longest / np.linalg.norm(x, axis=1))[:, None]).astype(np.int16)
     weights = w.reshape(panels, 16, -1, 2).transpose(0, 2, 1, 3).reshape(1, panels, -1, 32).astype(np.int16)
     excess = (w.reshape(len(w), -1, 2, 2).prod(axis=2)).sum(axis=(1, 2)).astype(np.int32)
     ones, none = np.ones((1, len(w)), np.float32), np.zeros((1, len(w)), np.float32)
     matrices = kernels.Matrices(weights, ones, none, excess[None], np.ones(1, np.float32))
-    of_rows = np.array([_excess(x, t) for t in range(len(x))], np.int32)
+    layers = kernels.Layers(matrices, matrices, matrices, matrices, np.ones((1, 4, 8), np.float32))
+    piece = kernels.piece(np.zeros((len(x), 8), np.float32), np.array([len(x)]), layers)
+    piece.scales[:], piece.excess[:] = 1, [_excess(x, t) for t in range(len(x))]
     out = np.full((len(x), len(w)), np.nan, np.float32)
-    kernels._transform(x, ones[0, :1].repeat(len(x)), of_rows, matrices, 0, out)
+    for part in range(-(-panels // 2)):
+        kernels._transform(piece, x, matrices, 0, part, 2, out)
     np.testing.assert_array_equal(out, (x.astype(np.int64) @ w.T).astype(np.float32))
 
 
@@ -161,7 +166,7 @@ def test_rows_are_rounded_as_finely_as_they_may_be():
         row = np.array([values], np.float32)
         whole, scales, excess = np.zeros(row.shape, np.int16), np.zeros(1, np.float32), np.zeros(1, np.int32)
         kernels._round(row, np.float32(1e9), whole, scales, excess)
-        assert abs(whole).max() <= kernels.GREATEST
+        assert abs(whole).max() <= lanes.GREATEST
         np.testing.assert_allclose(whole * scales, row, rtol=0, atol=max(abs(row).max() / 57000, 1e-24))
         kernels._round(row, np.float32(1000), whole, scales, excess)
         assert np.linalg.norm(whole.astype(float)) <= 1000 + len(values)
@@ -216,11 +221,37 @@ def _with_relu(backbone, folder):
 
 
 def test_pieces_are_cut_between_texts(monkeypatch):
-    seen = []
+    seen = set()
     forward = kernels.forward
     monkeypatch.setattr(
-        kernels, "forward", lambda x, lengths, *rest: (seen.append(lengths.tolist()), forward(x, lengths, *rest))
+        kernels, "forward", lambda piece, *rest: (seen.add(tuple(piece.lengths.tolist())), forward(piece, *rest))
     )
     monkeypatch.setattr(bert, "PIECE", 50)
     hidden(WholeNumberBert(made()), *asked([20, 30, 10, 45, 90, 5]))
-    assert sorted(map(tuple, seen)) == [(5,), (10,), (20, 30), (45,), (90,)]
+    assert sorted(seen) == [(5,), (10,), (20, 30), (45,), (90,)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.lists(st.integers(0, 40), min_size=1, max_size=4), st.lists(st.floats(0, 1e-3), max_size=5))
+def test_threads_that_share_a_piece_whenever_they_come_make_the_same_bytes(seed, lengths, delays):
+    model = WholeNumberBert(made(heads=3))
+    tokens = np.random.default_rng(seed).standard_normal((sum(lengths), 48)).astype(np.float32)
+
+    def together(delays):
+        piece = kernels.piece(tokens, np.array(lengths), model._layers)
+
+        def work(delay):
+            time.sleep(delay)
+            kernels.forward(piece, model._layers, 3, 1e-12)
+            return piece.x[: len(tokens)].tobytes()
+
+        with ThreadPoolExecutor(len(delays)) as pool:
+            return set(pool.map(work, delays))
+
+    assert together([0.0, *delays]) == together([0.0])
+
+
+def test_a_question_leaves_pytorchs_threads_as_they_were(tiny):
+    before = torch.get_num_threads()
+    tiny.encode_queries(["which threads?"])
+    assert torch.get_num_threads() == before
