@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.bench import bm25, dense, encode, kernels, late, plot, results, scale
+from eval.bench import bm25, build, dense, encode, kernels, late, plot, results, scale
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
@@ -111,3 +111,14 @@ def test_a_table_leaves_out_what_was_not_measured():
         {"system": "b", "parameters": {"bits": 4}, "metrics": {"qps": 0.5, "recall@10": 0.98765}},
     ]
     assert results.table(rows).splitlines()[2:] == ["| a |  | 12 |  |", "| b | bits 4 | 0.500 | 0.988 |"]
+
+
+def test_a_build_that_is_killed_ends_as_one_that_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["build", str(DEMO), "--quick", "--to", str(tmp_path)])
+    build.main()  # it raises where they differ
+    half, whole, killed = json.loads((tmp_path / "build.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["parameters"]["passages"] for row in (half, whole, killed)] == [150, 300, 300]
+    assert 150 <= killed["metrics"]["repeated"] <= 300  # one batch, which was in flight
+    for row in (half, whole, killed):
+        assert min(row["metrics"][name] for name in ("bytes", "passages_per_s", "tokens_per_s")) > 0
+        assert row["metrics"]["peak_rss_mb"] > 100
