@@ -9,18 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from data.errors import InputError, NotFoundError, UsageError
 from data.readers import BeirFolder, Qrels
 from data.records import Hit, Query
+from eval.compare import compare
 from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
+from eval.languages import Languages
 from eval.measures import DEFAULT_MEASURES, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
 from eval.runs import RunWriter
-from eval.systems import open_system, views_of
+from eval.systems import WithoutSelf, file_name, open_system, views_of
 from index.snapshot import Snapshot
 from retriever.encoder import Encoder
 from retriever.engine import BuildSettings, Engine, build_collection, steps
@@ -28,9 +32,6 @@ from retriever.retrievers import Retriever
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
 """Opens a bar, ``with progress(label, total) as advance``, and ``advance(n, note)`` when n more are done."""
-
-
-_NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second")
 
 
 @contextmanager
@@ -48,6 +49,7 @@ class EvalRequest:
         using: names of :data:`eval.systems.SYSTEMS`.
         measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
         neutral: language-neutral ranking.
+        drop_self: leave out of each ranking the document that has the query's id, as BEIR does for ArguAna and Quora.
         index: a folder to build the collection in, or to take it from; None for one that is removed at the end.
         runs: a folder for TREC runs, ``SYSTEM.run``; None for none.
         encoder: a model's name or folder; None for that of the collection, or the bundled one.
@@ -59,6 +61,7 @@ class EvalRequest:
     using: tuple[str, ...] = ("bm25", "dense", "late", "hybrid")
     measures: tuple[str, ...] = ()
     neutral: bool = True
+    drop_self: bool = False
     index: Path | None = None
     runs: Path | None = None
     encoder: str | None = None
@@ -75,6 +78,7 @@ class _Task:
     measures: list[Measure]
     runs: Path | None
     encoder: Encoder | None
+    language_of: Mapping[str, str] | None  # of the documents, where they have several
 
     def forget(self, query: Query) -> None:
         """Drop what the encoder keeps of a query."""
@@ -95,8 +99,11 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
 
     Returns:
         ``{"dataset", "encoder", "neutral", "systems": {name: {measure: value, "per_language", "ms_per_query",
-        "queries_per_second"}}, "index": {"documents", "build_s", "bytes"}}``, numbers rounded to four decimals;
-        "encoder" is None where no view needs one.
+        "queries_per_second", "languages"}}, "comparison": {"measure", "pairs"}, "index": {"documents", "build_s",
+        "bytes"}}``, numbers rounded to four decimals, tiny ones to four digits; "encoder" is None where no view needs
+        one, "languages" (see :meth:`eval.languages.Languages.result`) is there where the relevant documents have
+        several, "comparison" (see :class:`eval.compare.Comparison`) where there are several systems, on the first
+        measure.
 
     Raises:
         UsageError: an unknown system or measure, or ``index`` holds other documents or lacks a view.
@@ -109,13 +116,14 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     with _folder(request.index) as folder:
         build_s = _build(dataset, folder, views, request, progress)
         engine = Engine.open(folder, request.encoder, backend=request.backend, device=request.device)
-        systems = _systems(engine, request, queries, qrels, progress)
+        systems, comparison = _systems(engine, request, queries, qrels, progress)
         info = engine.snapshot.info()
     result = {
         "dataset": dataset.name,
         "encoder": info["encoder"]["model"] if info["encoder"] else None,
         "neutral": request.neutral,
         "systems": systems,
+        **comparison,
         "index": {"documents": info["documents"], "build_s": build_s, "bytes": info["bytes"]},
     }
     rounded: dict[str, Any] = _rounded(result)
@@ -182,41 +190,59 @@ def _reusable(held: Snapshot, dataset: BeirFolder, views: Sequence[str]) -> tupl
 
 def _systems(
     engine: Engine, request: EvalRequest, queries: Sequence[Query], qrels: Qrels, progress: Progress
-) -> dict[str, Any]:
-    """Evaluate one system after the other, each on the same queries."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate one system after the other, each on the same queries, and compare them."""
     known = [q if q.lang else q._replace(lang=engine.identify(q.text)) for q in queries]
-    measures = parse_measures(request.measures or _usual_measures(qrels, engine.snapshot))
-    task = _Task(known, qrels, measures, request.runs, engine.encoder)
+    spoken = _languages(engine.snapshot)
+    measures = parse_measures(request.measures or _usual_measures(qrels, spoken))
+    relevant = {spoken.get(d, "") for judged in qrels.values() for d, grade in judged.items() if grade > 0}
+    several = spoken if len(relevant) > 1 else None
+    task = _Task(known, qrels, measures, request.runs, engine.encoder, several)
     _encode(task, progress)
-    entries = {}
+    entries, values = {}, {}
     for name in dict.fromkeys(request.using):
         retriever = open_system(engine, name, neutral=request.neutral)
-        entries[name] = _entry(_evaluate(retriever, name, task, progress))
-    return entries
+        found, languages = _evaluate(WithoutSelf(retriever) if request.drop_self else retriever, name, task, progress)
+        entries[name] = _entry(found) | ({"languages": languages.result()} if languages else {})
+        values[name] = {query: of_query[measures[0].name] for query, of_query in found.per_query.items()}
+    if len(values) < 2:
+        return entries, {}
+    with progress("compare systems", None):
+        return entries, {"comparison": {"measure": measures[0].name, "pairs": [asdict(c) for c in compare(values)]}}
 
 
-def _usual_measures(qrels: Qrels, snapshot: Snapshot) -> tuple[str, ...]:
-    def language_of(document: str) -> str:
-        row = snapshot.row(document)
-        return "" if row is None else snapshot.language(row)
-
-    return (*DEFAULT_MEASURES, LAREQA_MEASURE) if is_multilingual(qrels, language_of) else DEFAULT_MEASURES
+def _languages(snapshot: Snapshot) -> dict[str, str]:
+    """Return the language of every document."""
+    rows = np.flatnonzero(snapshot.live)
+    return {x: snapshot.language(row) for x, row in zip(snapshot.ids(rows), rows.tolist(), strict=True)}
 
 
-def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) -> Evaluation:
-    """Evaluate one system, moving its bar and writing its run on the way."""
-    run = RunWriter(task.runs / f"{name}.run", f"polyseek-{name}") if task.runs else nullcontext()
+def _usual_measures(qrels: Qrels, spoken: Mapping[str, str]) -> tuple[str, ...]:
+    multilingual = is_multilingual(qrels, lambda document: spoken.get(document, ""))
+    return (*DEFAULT_MEASURES, LAREQA_MEASURE) if multilingual else DEFAULT_MEASURES
+
+
+def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) -> tuple[Evaluation, Languages | None]:
+    """Evaluate one system, moving its bar, writing its run and looking at languages on the way."""
+    run = RunWriter(task.runs / f"{file_name(name)}.run", f"polyseek-{name}") if task.runs else nullcontext()
+    # Of the measures the one that a multilingual collection is about: LAReQA's, where it is asked for.
+    chosen = next((m for m in task.measures if m.name == LAREQA_MEASURE), task.measures[0])
+    languages = None if task.language_of is None else Languages(task.language_of, chosen)
     with run as writer, progress(name, len(task.queries)) as advance:
 
         def on_batch(queries: Sequence[Query], results: Sequence[list[Hit]]) -> None:
             if writer is not None:
                 for query, hits in zip(queries, results, strict=True):
                     writer.write(query.id, hits)
+            if languages is not None:
+                ranked = {q.id: [hit.id for hit in hits] for q, hits in zip(queries, results, strict=True)}
+                languages.add(queries, task.qrels, ranked)
             advance(len(queries), "")
 
-        return evaluate(
+        found = evaluate(
             retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch, forget=task.forget
         )
+    return found, languages
 
 
 def _encode(task: _Task, progress: Progress) -> None:
@@ -240,53 +266,11 @@ def _entry(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401
-    """Round every float of nested objects to four decimals."""
+    """Round every float of nested objects to four decimals, or four digits where it is tiny, as p-values are."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def format_table(result: Mapping[str, Any]) -> str:
-    """Return aligned tables: every system with its measures and speed, then its first measure for each language.
-
-    Args:
-        result: what :func:`evaluate_dataset` returns, with at least one system.
-    """
-    systems = result["systems"]
-    names = [name for name in next(iter(systems.values())) if name not in _NO_MEASURE]
-    overall = [["system", *names, "ms p50", "ms p95", "queries/s"]]
-    overall += [[system, *_cells(values, names)] for system, values in systems.items()]
-    neutral = "language-neutral" if result["neutral"] else "not language-neutral"
-    encoder = f"encoder {result['encoder']}" if result["encoder"] else "no encoder"
-    index = result["index"]
-    built = f"indexed in {index['build_s']:.1f} s" if index["build_s"] else "indexed before"
-    return "\n\n".join(
-        [
-            f"{result['dataset']}, {encoder}, {neutral}",
-            _aligned(overall),
-            _aligned(_by_language(systems, names[0])),
-            f"{index['documents']:,} documents, {built}, {index['bytes'] / 1e6:,.1f} MB",
-        ]
-    )
-
-
-def _cells(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    speed = values["ms_per_query"]
-    measured = [f"{values[name]:.4f}" for name in names]
-    return [*measured, f"{speed['p50']:.2f}", f"{speed['p95']:.2f}", f"{values['queries_per_second']:,.1f}"]
-
-
-def _by_language(systems: Mapping[str, Any], measure: str) -> list[list[str]]:
-    rows = [[measure, *systems]]
-    for language in next(iter(systems.values()))["per_language"]:
-        rows.append([language, *(f"{values['per_language'][language][measure]:.4f}" for values in systems.values())])
-    return rows
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Join cells with two blanks: the first column to the left, the others, numbers, to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    )
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if abs(value) < 0.001 else round(value, 4)

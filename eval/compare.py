@@ -2,20 +2,25 @@
 
 What is compared are the values of one measure for the same queries. The tests are scipy's: the paired t-test, and
 Fisher's randomisation test, which Smucker, Allan and Carterette (2007, "A comparison of statistical significance tests
-for information retrieval evaluation") advise. Not here: where the values come from (:mod:`eval.evaluate`).
+for information retrieval evaluation") advise. Not here: measures (:mod:`eval.measures`), tables (:mod:`eval.tables`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from data.errors import UsageError
+from data.beir import read_qrels
+from data.errors import InputError, UsageError
+from eval.measures import DEFAULT_MEASURES, parse_measures, score
+from eval.runs import read_run
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -102,6 +107,54 @@ def compare(values: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
         )
         for i, ((first, second), d, holms) in enumerate(zip(pairs, differences, corrected, strict=True))
     ]
+
+
+def compare_runs(
+    runs: Sequence[Path], qrels: Path, *, measures: Sequence[str] = (), drop_self: bool = False
+) -> dict[str, Any]:
+    """Measure TREC runs on judgements and compare them; what `polyseek compare --json` prints.
+
+    Args:
+        runs: two or more files.
+        qrels: judgements, as :func:`data.beir.read_qrels` reads them; every judged query counts.
+        measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
+        drop_self: leave the document with the query's id out of its ranking.
+
+    Returns:
+        ``{"queries": number, "runs": {name: {measure: mean}}, "comparisons": [{"measure", "pairs": [...]}]}``.
+
+    Raises:
+        UsageError: an unknown measure, fewer than two runs, one that is no ranking of judged queries.
+        NotFoundError, InputError: a file that is not there or cannot be read, with its line.
+    """
+    parsed = parse_measures(measures or DEFAULT_MEASURES)
+    if len(runs) < 2:
+        raise UsageError(f"{len(runs)} run: a comparison needs two or more")
+    judged, names = {query: grades for query, grades in read_qrels(qrels).items() if grades}, _names(runs)
+    values = {}
+    for name, path in zip(names, runs, strict=True):
+        ranked = {query: [hit.id for hit in hits] for query, hits in read_run(path).items()}
+        if not ranked.keys() & judged.keys():
+            raise InputError(f"{path} ranks no query that {qrels} judges: do their ids match?")
+        if drop_self:
+            ranked = {query: [document for document in found if document != query] for query, found in ranked.items()}
+        values[name] = score(parsed, judged, ranked)
+    told: dict[str, Any] = {"queries": len(judged), "runs": {}, "comparisons": []}
+    for name, of_run in values.items():
+        told["runs"][name] = {m.name: float(np.mean([v[m.name] for v in of_run.values()])) for m in parsed}
+    for measure in parsed:
+        of_measure = {name: {q: v[measure.name] for q, v in of_run.items()} for name, of_run in values.items()}
+        told["comparisons"].append({"measure": measure.name, "pairs": [asdict(c) for c in compare(of_measure)]})
+    return told
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Name runs by their files without the ending, or by their whole paths where those are the same."""
+    stems = [run.stem for run in runs]
+    names = stems if len(set(stems)) == len(stems) else [str(run) for run in runs]
+    if len(set(names)) < len(names):
+        raise UsageError("a run stands twice among those to compare")
+    return names
 
 
 def t_test(differences: NDArray[np.float64]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rank_bm25 import BM25Okapi
@@ -25,6 +26,8 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     RANK_BM25: (),
 }
 """Every system with the views that it needs."""
+BIASED = "/no-neutral"
+"""What follows a system's name where it shall rank without language-neutral ranking."""
 
 
 def views_of(systems: Sequence[str]) -> tuple[str, ...]:
@@ -33,11 +36,11 @@ def views_of(systems: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: no system, or an unknown one.
     """
-    unknown = [name for name in systems if name not in SYSTEMS]
+    unknown = [name for name in systems if name.removesuffix(BIASED) not in SYSTEMS]
     if unknown or not systems:
         given = repr(unknown[0]) if unknown else "nothing"
-        raise UsageError(f"cannot evaluate {given}: choose among {', '.join(SYSTEMS)}")
-    needed = {view for name in systems for view in SYSTEMS[name]} or {"bm25"}
+        raise UsageError(f"cannot evaluate {given}: choose among {', '.join(SYSTEMS)}, each with {BIASED} or without")
+    needed = {view for name in systems for view in SYSTEMS[name.removesuffix(BIASED)]} or {"bm25"}
     return tuple(view for view in SYSTEMS["hybrid"] if view in needed)
 
 
@@ -46,10 +49,31 @@ def open_system(engine: Engine, name: str, *, neutral: bool) -> Retriever:
 
     Args:
         engine: the opened collection.
-        name: a key of :data:`SYSTEMS`.
+        name: a key of :data:`SYSTEMS`, and :data:`BIASED` after it or not.
         neutral: whether ranking is language-neutral, where the system knows such a thing.
     """
+    neutral, name = neutral and not name.endswith(BIASED), name.removesuffix(BIASED)
     return RankBm25(engine.snapshot) if name == RANK_BM25 else engine.retriever(name, neutral=neutral)
+
+
+def file_name(system: str) -> str:
+    """Return the name of a system as a part of a file's."""
+    return system.replace("/", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutSelf:
+    """A retriever that does not find the document with the query's own id."""
+
+    retriever: Retriever
+
+    def search(
+        self, queries: Sequence[str | Query], k: int, *, within: Sequence[Rows] | None = None
+    ) -> list[list[Hit]]:
+        """Search for one more, as :meth:`retriever.retrievers.Retriever.search` does, and leave that document out."""
+        found = self.retriever.search(queries, k + 1, within=within)
+        own = [query.id if isinstance(query, Query) else "" for query in queries]
+        return [[hit for hit in hits if hit.id != x][:k] for hits, x in zip(found, own, strict=True)]
 
 
 class RankBm25:

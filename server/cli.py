@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_search(sub)
     _add_serve(sub)
     _add_eval(sub)
+    _add_compare(sub)
     return top
 
 
@@ -165,13 +166,29 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
         "dataset", type=Path, metavar="DATASET", help="corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv"
     )
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
-                      help=f"of {MODES}, rank-bm25 (default: %(default)s)")  # fmt: skip
-    made.add_argument("--measures", default="", metavar="nDCG@10,...",
-                      help="any that ir-measures knows (default: nDCG@10,Recall@100,MRR@10,MAP)")  # fmt: skip
+                      help=f"of {MODES}, rank-bm25, each also as NAME/no-neutral (default: %(default)s)")  # fmt: skip
+    _add_measures(made)
     _add_neutral(made)
     made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
     _add_encoder(made)
+
+
+def _add_compare(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "compare", commands.compare,
+        "Compare TREC runs: differences, significance, and the queries that differ most.", commands.show_compare,
+    )  # fmt: skip
+    made.add_argument("compared", nargs="+", type=Path, metavar="RUN", help="a run file: qid Q0 docid rank score tag")
+    made.add_argument("--qrels", required=True, type=Path, metavar="FILE", help="judgements, of BEIR or of TREC")
+    _add_measures(made)
+
+
+def _add_measures(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--measures", default="", metavar="nDCG@10,...",
+                      help="any that ir-measures knows (default: nDCG@10,Recall@100,MRR@10,MAP)")  # fmt: skip
+    made.add_argument("--drop-self", action="store_true",
+                      help="leave out the document that has the query's id (ArguAna, Quora)")  # fmt: skip
 
 
 INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines from stdin"

@@ -126,6 +126,7 @@ def evaluate(arguments: Namespace) -> Result:
         using=arguments.using,
         measures=tuple(split_names(arguments.measures)),
         neutral=arguments.neutral,
+        drop_self=arguments.drop_self,
         index=arguments.index,
         runs=arguments.runs,
         encoder=arguments.encoder,
@@ -133,6 +134,15 @@ def evaluate(arguments: Namespace) -> Result:
         device=arguments.device,
     )
     return evaluate_dataset(request, _bar)
+
+
+def compare(arguments: Namespace) -> Result:
+    """Compare run files."""
+    from eval.compare import compare_runs
+    from eval.measures import split_names
+
+    measures = split_names(arguments.measures)
+    return compare_runs(arguments.compared, arguments.qrels, measures=measures, drop_self=arguments.drop_self)
 
 
 def show_build(result: Result) -> str:
@@ -183,9 +193,16 @@ def show_search(result: Result) -> str:
 
 def show_eval(result: Result) -> str:
     """Show tables of measures."""
-    from eval.command import format_table
+    from eval.tables import format_table
 
     return format_table(result)
+
+
+def show_compare(result: Result) -> str:
+    """Show the tables of a comparison."""
+    from eval.tables import format_comparisons
+
+    return format_comparisons(result)
 
 
 def _explained(views: dict[str, Any] | None) -> str:

@@ -2,7 +2,8 @@ import pytest
 
 from data.errors import InputError, NotFoundError, UsageError
 from data.records import Document
-from eval.command import EvalRequest, evaluate_dataset, format_table
+from eval.command import EvalRequest, evaluate_dataset
+from eval.tables import format_table
 from index.adding import Writing
 from index.collection import Collection
 from index.snapshot import Snapshot

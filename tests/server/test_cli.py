@@ -243,6 +243,59 @@ def test_eval_prints_one_object(tmp_path, run, told):
     assert re.search(r"^bm25 +1\.0000", out, re.MULTILINE)
 
 
+def test_systems_are_compared_and_languages_told(tmp_path, run, told):
+    demo = ROOT / "data" / "demo"
+    systems = "bm25,bm25/no-neutral,rank-bm25"
+    found = told("eval", demo, "--using", systems, "--index", tmp_path / "c", "--runs", tmp_path / "runs")
+    pairs = found["comparison"]["pairs"]
+    assert [(p["first"], p["second"]) for p in pairs] == [
+        ("bm25", "bm25/no-neutral"),
+        ("bm25", "rank-bm25"),
+        ("bm25/no-neutral", "rank-bm25"),
+    ]
+    assert (pairs[0]["difference"], pairs[0]["t_test"], pairs[0]["ties"]) == (0.0, 1.0, 126)
+    languages = found["systems"]["bm25"]["languages"]
+    assert languages["matrix"]["de"]["de"] > languages["matrix"]["de"]["zh"]
+    assert languages["own"]["top"] > languages["own"]["relevant"]
+    runs = [tmp_path / "runs" / f"{name}.run" for name in ("bm25", "bm25.no-neutral", "rank-bm25")]
+    again = told("compare", *runs, "--qrels", demo / "qrels" / "test.tsv")
+    first = again["comparisons"][0]
+    assert [p["difference"] for p in first["pairs"]] == pytest.approx([p["difference"] for p in pairs], abs=1e-4)
+    assert again["runs"]["rank-bm25"]["nDCG@10"] == pytest.approx(found["systems"]["rank-bm25"]["nDCG@10"], abs=1e-4)
+    status, out, _ = run("eval", demo, "--using", "bm25,rank-bm25", "--index", tmp_path / "c")
+    assert status == 0
+    assert re.search(r"^languages +monolingual", out, re.MULTILINE)
+    assert re.search(r"^de -> +0\.", out, re.MULTILINE)
+    status, out, _ = run("compare", *runs[::2], "--qrels", demo / "qrels" / "test.tsv", "--measures", "P@1")
+    assert status == 0
+    assert re.search(r"^126 judged queries", out)
+    assert re.search(r"^rank-bm25 - bm25 +[+-]0\.\d{4} +[+-]", out, re.MULTILINE)
+
+
+def test_what_cannot_be_compared_is_told_with_file_and_line(tmp_path, failed):
+    qrels, run, other = (tmp_path / name for name in ("qrels.tsv", "a.run", "b.run"))
+    qrels.write_text("query-id\tcorpus-id\tscore\nq\ten\t1\n")
+    run.write_text("q Q0 en 1 0.5 t\n")
+    other.write_text("q Q0 en 1 0.5 t\nq Q0 de x\n")
+    assert f"{other}, line 2: 4 columns" in failed(1, "compare", run, other, "--qrels", qrels)
+    assert "needs two or more" in failed(2, "compare", run, "--qrels", qrels)
+    assert "stands twice" in failed(2, "compare", run, run, "--qrels", qrels)
+    other.write_text("p Q0 en 1 0.5 t\n")
+    assert "ranks no query that" in failed(1, "compare", run, other, "--qrels", qrels)
+    assert "unknown measure 'nonsense'" in failed(2, "compare", run, run, "--qrels", qrels, "--measures", "nonsense")
+    assert "cannot read the run" in failed(1, "compare", run, tmp_path / "none", "--qrels", qrels)
+
+
+def test_a_query_that_is_a_document_does_not_find_itself(tmp_path, told):
+    dataset = write_dataset(tmp_path / "tiny")
+    write_lines(dataset / "queries.jsonl", {"_id": "en", "text": "coral", "lang": "en"})
+    (dataset / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nen\tzh\t1\n")
+    for more, first in (((), "en Q0 en 1 "), (("--drop-self",), "")):
+        told("eval", dataset, "--using", "bm25", "--runs", tmp_path / "runs", *more)
+        assert (tmp_path / "runs" / "bm25.run").read_text().startswith(first)
+    assert "Q0 en " not in (tmp_path / "runs" / "bm25.run").read_text()
+
+
 def test_wrong_input_is_told_in_one_line_and_changes_nothing(tmp_path, corpus, lexical, failed):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"_id": "new", "text": ""}' + '\n{"_id": "x"\n', encoding="utf-8")
@@ -341,7 +394,8 @@ def test_help_and_light_commands_load_no_models(lexical):
         import contextlib, io, sys
         from server.cli import main
         texts = []
-        for command in ["", "demo", "index", "add", "delete", "compact", "info", "verify", "search", "serve", "eval"]:
+        names = "demo index add delete compact info verify search serve eval compare"
+        for command in ["", *names.split()]:
             out = io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
                 main([*command.split(), "--help"])
