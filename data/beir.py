@@ -135,8 +135,13 @@ class BeirFolder:
     qrels_path: Path
 
     @classmethod
-    def open(cls, folder: Path, split: str = "test") -> BeirFolder:
+    def open(cls, folder: Path, split: str = "test", *, queries: Path | None = None) -> BeirFolder:
         """Find the three parts; nothing is read yet.
+
+        Args:
+            folder: where.
+            split: whose judgements.
+            queries: a file that stands in for the folder's own, with the same ids: translations of them, for instance.
 
         Raises:
             NotFoundError: no such folder, or a part that is missing, with its name and the splits that there are.
@@ -146,10 +151,10 @@ class BeirFolder:
                 f"{source_name(folder)} is no folder: a dataset is a BEIR folder, with corpus.jsonl in it"
             )
         parts = [find_part(folder, name) for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")]
-        corpus, queries, qrels = parts
-        if corpus is None or queries is None or qrels is None:
+        corpus, own, qrels = parts
+        if corpus is None or own is None or qrels is None:
             raise NotFoundError(_missing(folder, split, parts))
-        return cls(folder.resolve().name, corpus, queries, qrels)
+        return cls(folder.resolve().name, corpus, queries or own, qrels)
 
     def documents(self) -> Iterator[Document]:
         """Yield the corpus, one document at a time.

@@ -46,6 +46,7 @@ class EvalRequest:
 
     Attributes:
         dataset: a BEIR folder.
+        queries: a file that stands in for its queries, with the same ids; None for its own.
         using: names of :data:`eval.systems.SYSTEMS`.
         measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
         neutral: language-neutral ranking.
@@ -58,6 +59,7 @@ class EvalRequest:
     """
 
     dataset: Path
+    queries: Path | None = None
     using: tuple[str, ...] = ("bm25", "dense", "late", "hybrid")
     measures: tuple[str, ...] = ()
     neutral: bool = True
@@ -111,7 +113,7 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     """
     views = views_of(request.using)
     parse_measures(request.measures)
-    dataset = BeirFolder.open(request.dataset)
+    dataset = BeirFolder.open(request.dataset, queries=request.queries)
     queries, qrels = _judgements(dataset)
     with _folder(request.index) as folder:
         build_s = _build(dataset, folder, views, request, progress)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What stands beside the measures of a system.
-_NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second", "languages")
+NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second", "languages")
 # Differences whose p-value, corrected, is below this are marked.
 SIGNIFICANT = 0.05
 
@@ -18,7 +18,7 @@ def format_table(result: Mapping[str, Any]) -> str:
         result: what :func:`evaluate_dataset` returns, with at least one system.
     """
     systems = result["systems"]
-    names = [name for name in next(iter(systems.values())) if name not in _NO_MEASURE]
+    names = [name for name in next(iter(systems.values())) if name not in NO_MEASURE]
     overall = [["system", *names, "ms p50", "ms p95", "queries/s"]]
     overall += [[system, *_cells(values, names)] for system, values in systems.items()]
     neutral = "language-neutral" if result["neutral"] else "not language-neutral"
@@ -45,6 +45,32 @@ def format_comparisons(result: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [f"{result['queries']:,} judged queries", aligned(rows), *map(format_pairs, result["comparisons"])]
     )
+
+
+def format_bitext(result: Mapping[str, Any]) -> str:
+    """Return the table of `polyseek bitext`: every file, then their mean."""
+    names = list(result["mean"])
+    rows = [["", "pairs", *names]]
+    for file, values in [*result["files"].items(), ("mean", {"pairs": "", **result["mean"]})]:
+        rows.append([file, f"{values['pairs']}", *(f"{values[name]:.4f}" for name in names)])
+    neutral = "language-neutral" if result["neutral"] else "not language-neutral"
+    return f"encoder {result['encoder']}, {neutral}\n\n{aligned(rows)}"
+
+
+def format_reproductions(result: Mapping[str, Any]) -> str:
+    """Return a table of what was expected and found for each reproduction."""
+    parts = []
+    for told in result["reproductions"]:
+        if "skipped" in told:
+            parts.append(f"{told['name']}: {told['skipped']}")
+            continue
+        rows = [[told["name"], "measure", "expected", "found", ""]]
+        for row in told["rows"]:
+            wanted = "-" if row["expected"] is None else f"{row['expected']:.4f}"
+            mark = "" if row["ok"] else "differs"
+            rows.append([row["system"], row["measure"], wanted, f"{row['found']:.4f}", mark])
+        parts.append(f"{told['title']}\n{told['command']}\n{aligned(rows)}")
+    return "\n\n".join(parts)
 
 
 def format_pairs(comparison: Mapping[str, Any]) -> str:

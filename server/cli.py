@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # in any locale; names of files may hold bytes that are no text
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     arguments = parser().parse_args(argv)
+    arguments.typed = shlex.join(["polyseek", *map(str, sys.argv[1:] if argv is None else argv)])
     try:
         result = arguments.run(arguments)
         if result is not None:
@@ -85,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(sub)
     _add_eval(sub)
     _add_compare(sub)
+    _add_bitext(sub)
+    _add_reproduce(sub)
     return top
 
 
@@ -165,12 +169,15 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made.add_argument(
         "dataset", type=Path, metavar="DATASET", help="corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv"
     )
+    made.add_argument("--queries", type=Path, metavar="FILE",
+                      help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
                       help=f"of {MODES}, rank-bm25, each also as NAME/no-neutral (default: %(default)s)")  # fmt: skip
     _add_measures(made)
     _add_neutral(made)
     made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
+    made.add_argument("--report", type=Path, metavar="FILE", help="write a report there, *.html or *.md")
     _add_encoder(made)
 
 
@@ -182,6 +189,31 @@ def _add_compare(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("compared", nargs="+", type=Path, metavar="RUN", help="a run file: qid Q0 docid rank score tag")
     made.add_argument("--qrels", required=True, type=Path, metavar="FILE", help="judgements, of BEIR or of TREC")
     _add_measures(made)
+
+
+def _add_bitext(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "bitext", commands.bitext,
+        "Find translations among all others, both ways, as LASER and MTEB measure it.", commands.show_bitext,
+    )  # fmt: skip
+    made.add_argument("pairs", nargs="+", type=Path, metavar="FILE",
+                      help="sentence<TAB>translation lines, *.tsv[.gz], or a folder of such files")  # fmt: skip
+    _add_neutral(made)
+    _add_encoder(made)
+
+
+def _add_reproduce(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "reproduce", commands.reproduce,
+        "Measure again what the project says of itself, and tell what differs.", commands.show_reproduce,
+    )  # fmt: skip
+    made.set_defaults(status=lambda result: 0 if result["ok"] else 1)
+    made.add_argument("names", nargs="*", metavar="NAME", help="of eval/expected.toml (default: all that can be)")
+    made.add_argument("--data", type=Path, metavar="DIR", help="the folder that the datasets lie in")
+    made.add_argument("--work", type=Path, metavar="DIR", help="where collections are kept (default: the cache folder)")
+    made.add_argument(
+        "--update", type=Path, metavar="FILE", help="write the tables into a file that has places for them"
+    )
 
 
 def _add_measures(made: argparse.ArgumentParser) -> None:

@@ -120,9 +120,13 @@ def evaluate(arguments: Namespace) -> Result:
     """Evaluate systems on a BEIR folder."""
     from eval.command import EvalRequest, evaluate_dataset
     from eval.measures import split_names
+    from eval.report import check_path, write_report
 
+    if arguments.report:
+        check_path(arguments.report)
     request = EvalRequest(
         dataset=arguments.dataset,
+        queries=arguments.queries,
         using=arguments.using,
         measures=tuple(split_names(arguments.measures)),
         neutral=arguments.neutral,
@@ -133,7 +137,10 @@ def evaluate(arguments: Namespace) -> Result:
         backend=arguments.backend,
         device=arguments.device,
     )
-    return evaluate_dataset(request, _bar)
+    result = evaluate_dataset(request, _bar)
+    if arguments.report:
+        write_report(arguments.report, result, arguments.typed)
+    return result
 
 
 def compare(arguments: Namespace) -> Result:
@@ -143,6 +150,33 @@ def compare(arguments: Namespace) -> Result:
 
     measures = split_names(arguments.measures)
     return compare_runs(arguments.compared, arguments.qrels, measures=measures, drop_self=arguments.drop_self)
+
+
+def bitext(arguments: Namespace) -> Result:
+    """Measure an encoder on files of translations."""
+    from eval.bitext import evaluate_bitext, files_of
+    from retriever.bundled import NAME
+    from retriever.encoder import Encoder
+
+    total = len(files_of(arguments.pairs))
+    encoder = Encoder.load(arguments.encoder or NAME, backend=arguments.backend, device=arguments.device)
+    with _bar("bitext", total, " files") as advance:
+        return evaluate_bitext(
+            arguments.pairs, encoder, neutral=arguments.neutral, on_file=lambda name: advance(1, name)
+        )
+
+
+def reproduce(arguments: Namespace) -> Result:
+    """Run reproductions."""
+    from eval.reproduce import reproduce as run
+    from eval.reproduce import update
+    from retriever.bundled import cache_folder
+
+    work = arguments.work or cache_folder() / "reproduced"
+    told = list(run(arguments.names, arguments.data, work, _bar))
+    if arguments.update:
+        update(arguments.update, told)
+    return {"ok": all(one.get("ok", True) for one in told), "reproductions": told}
 
 
 def show_build(result: Result) -> str:
@@ -203,6 +237,20 @@ def show_compare(result: Result) -> str:
     from eval.tables import format_comparisons
 
     return format_comparisons(result)
+
+
+def show_bitext(result: Result) -> str:
+    """Show the table of bitext retrieval."""
+    from eval.tables import format_bitext
+
+    return format_bitext(result)
+
+
+def show_reproduce(result: Result) -> str:
+    """Show what was expected and what was found."""
+    from eval.tables import format_reproductions
+
+    return format_reproductions(result)
 
 
 def _explained(views: dict[str, Any] | None) -> str:

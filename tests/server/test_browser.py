@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data.readers import demo_folder
 from server.app import create_app
+from server.cli import main
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
@@ -181,3 +183,45 @@ def test_nothing_complains_and_nothing_leaves(page, url):
     addresses = [json.loads(message)["message"]["params"]["request"]["url"] for message in sent]
     assert addresses
     assert all(address.startswith((url, "data:")) for address in addresses)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    systems = "bm25,bm25/no-neutral,rank-bm25"
+    command = ["eval", str(demo_folder()), "--using", systems, "--report", str(folder / "report.html"), "--json"]
+    assert main(command) == 0
+    return folder / "report.html"
+
+
+def test_a_report_needs_nothing_else_and_shows_everything(browser, report):
+    browser.get(report.as_uri())
+    rows = browser.find_elements(By.CSS_SELECTOR, "#systems tr")
+    assert [row.text.split()[0] for row in rows] == ["system", "bm25", "bm25/no-neutral", "rank-bm25"]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#comparison tr")) == 4
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#by-language tr")) == 19
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".heat")) == 3
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".heat")[0].find_elements(By.TAG_NAME, "tr")) == 19
+    points = browser.find_elements(By.CSS_SELECTOR, "svg circle")
+    assert len(points) == 6
+    inside = """const [own, all] = [arguments[0], arguments[0].ownerSVGElement].map(x => x.getBoundingClientRect());
+        return own.left >= all.left && own.right <= all.right && own.top >= all.top && own.bottom <= all.bottom"""
+    assert all(browser.execute_script(inside, point) for point in points)
+    assert "polyseek eval" in browser.find_element(By.TAG_NAME, "code").text
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_a_report_fits_a_phone(browser, report):
+    size = browser.get_window_size()
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        browser.get(report.as_uri())
+        # Tables wider than the screen are moved by themselves, not with the page.
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        for table in browser.find_elements(By.CSS_SELECTOR, ".wide"):
+            assert table.size["width"] <= 360
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.set_window_size(size["width"], size["height"])

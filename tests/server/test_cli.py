@@ -272,6 +272,16 @@ def test_systems_are_compared_and_languages_told(tmp_path, run, told):
     assert re.search(r"^rank-bm25 - bm25 +[+-]0\.\d{4} +[+-]", out, re.MULTILINE)
 
 
+def test_translations_are_found(tmp_path, run, told, failed):
+    pairs = tmp_path / "deu.tsv"
+    pairs.write_text("Guten Morgen!\tGood morning!\nEs regnet.\tIt is raining.\n", encoding="utf-8")
+    assert told("bitext", pairs)["files"]["deu"]["accuracy"] == 1.0
+    status, out, _ = run("bitext", tmp_path, "--no-neutral")
+    assert status == 0
+    assert re.search(r"not language-neutral.*^deu +2 +1\.0000.*^mean +1\.0000", out, re.MULTILINE | re.DOTALL)
+    assert "is no file of pairs" in failed(1, "bitext", tmp_path / "none")
+
+
 def test_what_cannot_be_compared_is_told_with_file_and_line(tmp_path, failed):
     qrels, run, other = (tmp_path / name for name in ("qrels.tsv", "a.run", "b.run"))
     qrels.write_text("query-id\tcorpus-id\tscore\nq\ten\t1\n")
@@ -394,7 +404,7 @@ def test_help_and_light_commands_load_no_models(lexical):
         import contextlib, io, sys
         from server.cli import main
         texts = []
-        names = "demo index add delete compact info verify search serve eval compare"
+        names = "demo index add delete compact info verify search serve eval compare bitext reproduce"
         for command in ["", *names.split()]:
             out = io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

@@ -1,0 +1,197 @@
+"""Reproductions: what is measured, with what command, and what comes out, kept as data in ``expected.toml``.
+
+A table of the README stands between two lines, ``<!-- reproduce NAME -->`` and ``<!-- end -->``, and is written from
+what was found; none is typed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError, NotFoundError, UsageError
+from data.readers import demo_folder
+from eval.bitext import evaluate_bitext
+from eval.command import EvalRequest, Progress, evaluate_dataset, no_progress
+from retriever.encoder import Encoder
+
+EXPECTED = Path(__file__).with_name("expected.toml")
+DEMO = "demo"
+# The systems of bitext retrieval: the encoder alone.
+BITEXT = {"dense": True, "dense/no-neutral": False}
+_TABLE = r"(<!-- reproduce {name} -->\n).*?(<!-- end -->)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One reproduction.
+
+    Attributes:
+        name: its own.
+        title: for people.
+        dataset: a folder below the data, or ``demo``.
+        tolerance: how far a value may lie from what is expected.
+        using: systems, as `polyseek eval` knows them.
+        measures: of a ranking.
+        queries: a file of the dataset that stands in for its queries.
+        bitext: the dataset holds pairs of sentences.
+        published: what others have found, in words.
+        expected: system -> measure -> value.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    tolerance: float
+    using: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    queries: str | None = None
+    bitext: bool = False
+    published: str = ""
+    expected: Mapping[str, Mapping[str, float]]
+
+    def command(self) -> str:
+        """Return the command that measures the same."""
+        if self.bitext:
+            return f"polyseek bitext {self.dataset} [--no-neutral]"
+        queries = f" --queries {self.dataset}/{self.queries}" if self.queries else ""
+        return (
+            f"polyseek eval {self.dataset}{queries} --using {','.join(self.using)} --measures {','.join(self.measures)}"
+        )
+
+
+def read_checks(path: Path = EXPECTED) -> dict[str, Check]:
+    """Read a file of reproductions.
+
+    Raises:
+        InputError: it is no TOML, or a reproduction lacks something or has too much.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: Check(
+                name=name,
+                dataset=table.pop("dataset", name),
+                expected=table.pop("expected", {}),
+                using=tuple(table.pop("using", ())),
+                measures=tuple(table.pop("measures", ())),
+                **table,
+            )
+            for name, table in tables.items()
+        }
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no file of reproductions: {error}") from error
+
+
+def reproduce(
+    names: Sequence[str], data: Path | None, work: Path, progress: Progress = no_progress
+) -> Iterator[dict[str, Any]]:
+    """Run reproductions, one after the other.
+
+    Args:
+        names: which; empty for all whose dataset is there.
+        data: the folder of the datasets; None where there is the demo alone.
+        work: where collections are kept, so that doing it again need not encode anything.
+        progress: as `polyseek eval` has it.
+
+    Yields:
+        ``{"name", "title", "command", "published", "tolerance", "rows": [{"system", "measure", "expected", "found",
+        "ok"}], "ok"}``; a value that nothing is expected of is ok. For a dataset that is not there: ``{"name",
+        "skipped"}``.
+
+    Raises:
+        UsageError: an unknown name.
+        NotFoundError: a dataset that was asked for by name is not there.
+    """
+    checks = read_checks()
+    unknown = [name for name in names if name not in checks]
+    if unknown:
+        raise UsageError(f"nothing to reproduce is called {unknown[0]!r}: choose from {', '.join(checks)}")
+    for name in names or checks:
+        check = checks[name]
+        folder = demo_folder() if check.dataset == DEMO else (data or Path()) / check.dataset
+        if folder.is_dir() and (data or check.dataset == DEMO):
+            yield _run(check, folder, work, progress)
+        elif names:
+            raise NotFoundError(f"{name} needs the folder {check.dataset}: give --data the folder that it lies in")
+        else:
+            yield {"name": name, "skipped": f"no folder {check.dataset} in --data"}
+
+
+def _run(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str, Any]:
+    found = _bitext(folder, progress) if check.bitext else _ranked(check, folder, work, progress)
+    rows = []
+    for system, values in found.items():
+        for measure, value in values.items():
+            wanted = check.expected.get(system, {}).get(measure)
+            ok = wanted is None or abs(value - wanted) <= check.tolerance
+            rows.append({"system": system, "measure": measure, "expected": wanted, "found": round(value, 4), "ok": ok})
+    told = {name: getattr(check, name) for name in ("name", "title", "published", "tolerance")}
+    return {**told, "command": check.command(), "rows": rows, "ok": all(row["ok"] for row in rows)}
+
+
+def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, float]]:
+    request = EvalRequest(
+        dataset=folder,
+        queries=folder / check.queries if check.queries else None,
+        using=check.using,
+        measures=check.measures,
+        index=work / check.dataset,
+    )
+    systems = evaluate_dataset(request, progress)["systems"]
+    return {system: {measure: values[measure] for measure in check.measures} for system, values in systems.items()}
+
+
+def _bitext(folder: Path, progress: Progress) -> dict[str, dict[str, float]]:
+    encoder, found = Encoder.load(), {}
+    for system, neutral in BITEXT.items():
+        with progress(f"{folder.name}, {system}", None) as advance:
+            on_file = _step(advance)
+            found[system] = evaluate_bitext([folder], encoder, neutral=neutral, on_file=on_file)["mean"]
+    return {system: {name: mean[name] for name in ("accuracy", "F1")} for system, mean in found.items()}
+
+
+def _step(advance: Callable[[int, str], None]) -> Callable[[str], None]:
+    return lambda name: advance(1, name)
+
+
+def markdown(told: Mapping[str, Any]) -> str:
+    """Return the table of one reproduction."""
+    measures = list(dict.fromkeys(row["measure"] for row in told["rows"]))
+    lines = [[told["title"], *measures], ["---"] * (1 + len(measures))]
+    values = {(row["system"], row["measure"]): row["found"] for row in told["rows"]}
+    best = {measure: max(value for (_, own), value in values.items() if own == measure) for measure in measures}
+    for system in dict.fromkeys(row["system"] for row in told["rows"]):
+        cells = []
+        for measure in measures:
+            value = f"{values[system, measure]:.3f}".removeprefix("0")
+            cells.append(f"**{value}**" if values[system, measure] == best[measure] else value)
+        lines.append([system, *cells])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    published = f"\n\nPublished: {told['published']}." if told["published"] else ""
+    return f"{table}\n\n`{told['command']}`{published}\n"
+
+
+def update(path: Path, told: Sequence[Mapping[str, Any]]) -> int:
+    """Write the tables of reproductions into a file that has places for them; return how many there were.
+
+    Raises:
+        NotFoundError: no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+    written = 0
+    for one in told:
+        if "rows" in one:
+            table = markdown(one)
+            place = re.compile(_TABLE.format(name=re.escape(one["name"])), re.DOTALL)
+            text, count = place.subn(lambda found, table=table: found[1] + table + found[2], text)
+            written += count
+    path.write_text(text, encoding="utf-8")
+    return written
