@@ -100,14 +100,17 @@ def attend(asked: F32, column: int, memory: Memory, out: F32) -> None:
 def _round_heads(wide: F32, column: int, limit: np.float32, out: I16, units: F32) -> None:
     """Round what one head has of each token, from ``column`` on, to at most ``limit``; ``units`` gets what 1 is."""
     size = out.shape[1]
+    bits, tops = wide.view(np.int32), units.view(np.int32)
     for t in range(len(wide)):
-        row, whole, top = wide[t, column : column + size], out[t], np.float32(1e-20)
+        row, own, whole, top = wide[t, column : column + size], bits[t, column : column + size], out[t], np.int32(0)
         for j in range(size):
-            top = max(top, abs(row[j]))
-        scale = limit / top
+            top = max(top, own[j] & np.int32(MOST))
+        tops[t] = top
+        units[t] = max(units[t], np.float32(1e-20))
+        scale = limit / units[t]
         for j in range(size):
             whole[j] = np.int16(np.rint(row[j] * scale))
-        units[t] = top / limit
+        units[t] /= limit
 
 
 @compiled
@@ -161,10 +164,14 @@ def share_out(scores: F32, bits: I32, out: I16, units: F32) -> None:
     The shares of a row add up to 1: with values of at most :data:`WEIGHT` they may add up to 2 ** 31 / 4,096.
     """
     count = scores.shape[1]
+    ordered, tops = scores.view(np.int32), units.view(np.int32)
     for i in range(len(scores)):
-        row, top = scores[i], np.float32(-1e30)
+        # The greatest is found in lanes, among whole numbers in their order: 2.7 us for 64 rows of 512, 16 for floats.
+        own, greatest, row = ordered[i], np.int32(-MOST), scores[i]
         for j in range(count):
-            top = max(top, row[j])
+            greatest = max(greatest, own[j] ^ ((own[j] >> np.int32(31)) & np.int32(MOST)))
+        tops[i] = greatest ^ ((greatest >> np.int32(31)) & np.int32(MOST))
+        top = units[i]
         for j in range(count):
             row[j] -= top
     exp(scores.reshape(len(scores) * count), bits)
