@@ -56,12 +56,11 @@ class Check:
 
     def command(self) -> str:
         """Return the command that measures the same."""
+        folder = "data/demo" if self.dataset == DEMO else self.dataset
         if self.bitext:
-            return f"polyseek bitext {self.dataset} [--no-neutral]"
-        queries = f" --queries {self.dataset}/{self.queries}" if self.queries else ""
-        return (
-            f"polyseek eval {self.dataset}{queries} --using {','.join(self.using)} --measures {','.join(self.measures)}"
-        )
+            return f"polyseek bitext {folder} [--no-neutral]"
+        queries = f" --queries {folder}/{self.queries}" if self.queries else ""
+        return f"polyseek eval {folder}{queries} --using {','.join(self.using)} --measures {','.join(self.measures)}"
 
 
 def read_checks(path: Path = EXPECTED) -> dict[str, Check]:

@@ -78,7 +78,7 @@ def test_a_plot_places_systems_by_what_they_are_worth():
 
 def test_reports_of_other_kinds_and_to_nowhere_are_refused(tmp_path):
     for wrong, told in (
-        (tmp_path / "a.pdf", "a report is an .html or a .md file"),
+        (tmp_path / "a.pdf", "a report is a .html or a .md file"),
         (tmp_path / "x" / "a.md", "no folder"),
     ):
         with pytest.raises(UsageError, match=told):
