@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from data.datasets import Dataset, open_dataset
 from data.errors import InputError, NotFoundError, UsageError
-from data.readers import BeirFolder, Qrels
+from data.readers import Qrels
 from data.records import Hit, Query
 from eval.compare import compare
 from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
@@ -45,7 +46,7 @@ class EvalRequest:
     """What to evaluate.
 
     Attributes:
-        dataset: a BEIR folder.
+        dataset: a BEIR folder, or what else :func:`data.datasets.open_dataset` knows.
         queries: a file that stands in for its queries, with the same ids; None for its own.
         using: names of :data:`eval.systems.SYSTEMS`.
         measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
@@ -58,7 +59,7 @@ class EvalRequest:
         device: where, as PyTorch names it.
     """
 
-    dataset: Path
+    dataset: str
     queries: Path | None = None
     using: tuple[str, ...] = ("bm25", "dense", "late", "hybrid")
     measures: tuple[str, ...] = ()
@@ -113,7 +114,7 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     """
     views = views_of(request.using)
     parse_measures(request.measures)
-    dataset = BeirFolder.open(request.dataset, queries=request.queries)
+    dataset = open_dataset(request.dataset, queries=request.queries)
     queries, qrels = _judgements(dataset)
     with _folder(request.index) as folder:
         build_s = _build(dataset, folder, views, request, progress)
@@ -142,7 +143,7 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder) / "index"
 
 
-def _judgements(dataset: BeirFolder) -> tuple[list[Query], Qrels]:
+def _judgements(dataset: Dataset) -> tuple[list[Query], Qrels]:
     """Read queries and judgements; every judged query counts, so each must have a text.
 
     Raises:
@@ -152,13 +153,13 @@ def _judgements(dataset: BeirFolder) -> tuple[list[Query], Qrels]:
     absent = list(qrels.keys() - {query.id for query in queries})
     if absent:
         raise InputError(
-            f"{dataset.qrels_path} judges {len(absent)} queries that {dataset.queries_path.name} lacks, "
-            f"{min(absent)!r} for one: add them or take their judgements out"
+            f"{dataset.name} judges {len(absent)} queries that it lacks, {min(absent)!r} for one: add them or take "
+            "their judgements out"
         )
     return queries, qrels
 
 
-def _build(dataset: BeirFolder, folder: Path, views: Sequence[str], request: EvalRequest, progress: Progress) -> float:
+def _build(dataset: Dataset, folder: Path, views: Sequence[str], request: EvalRequest, progress: Progress) -> float:
     """Index what ``folder`` does not hold yet and return the seconds, 0 where all was there."""
     try:
         held = Snapshot.open(folder)
@@ -173,7 +174,7 @@ def _build(dataset: BeirFolder, folder: Path, views: Sequence[str], request: Eva
     return time.perf_counter() - started if report.added or report.updated else 0.0
 
 
-def _reusable(held: Snapshot, dataset: BeirFolder, views: Sequence[str]) -> tuple[str, ...]:
+def _reusable(held: Snapshot, dataset: Dataset, views: Sequence[str]) -> tuple[str, ...]:
     """Return the views of a collection that is there, if it can stand for the dataset.
 
     Raises:

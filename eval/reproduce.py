@@ -135,7 +135,7 @@ def _run(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str
 
 def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str, dict[str, float]]:
     request = EvalRequest(
-        dataset=folder,
+        dataset=str(folder),
         queries=folder / check.queries if check.queries else None,
         using=check.using,
         measures=check.measures,
@@ -190,7 +190,12 @@ def update(path: Path, told: Sequence[Mapping[str, Any]]) -> int:
         if "rows" in one:
             table = markdown(one)
             place = re.compile(_TABLE.format(name=re.escape(one["name"])), re.DOTALL)
-            text, count = place.subn(lambda found, table=table: found[1] + table + found[2], text)
+            text, count = place.subn(rf"\g<1>{_escaped(table)}\g<2>", text)
             written += count
     path.write_text(text, encoding="utf-8")
     return written
+
+
+def _escaped(table: str) -> str:
+    """Return text that stands for itself where it replaces a pattern."""
+    return table.replace("\\", "\\\\")

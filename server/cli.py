@@ -165,10 +165,10 @@ def _add_serve(sub: Any) -> None:  # noqa: ANN401
 
 
 def _add_eval(sub: Any) -> None:  # noqa: ANN401
-    made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a BEIR folder.", commands.show_eval)
-    made.add_argument(
-        "dataset", type=Path, metavar="DATASET", help="corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv"
-    )
+    made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a test collection.", commands.show_eval)
+    made.add_argument("dataset", metavar="DATASET",
+                      help="a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of "
+                      "LAReQA's or MIRACL's files, or irds:ID, a data set of ir_datasets")  # fmt: skip
     made.add_argument("--queries", type=Path, metavar="FILE",
                       help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",

@@ -75,29 +75,29 @@ def test_the_table_says_what_was_switched_off_or_built_before():
 def test_wrong_names_are_refused_before_any_work(tmp_path, wrong, message):
     index = tmp_path / "index"
     with pytest.raises(UsageError, match=message):
-        evaluate_dataset(EvalRequest(dataset=write_dataset(tmp_path / "set"), index=index, **wrong))
+        evaluate_dataset(EvalRequest(dataset=str(write_dataset(tmp_path / "set")), index=index, **wrong))
     assert not index.exists()
 
 
 def test_a_dataset_that_is_not_there_is_told(tmp_path):
     with pytest.raises(NotFoundError, match=r"corpus\.jsonl"):
-        evaluate_dataset(EvalRequest(dataset=tmp_path, using=("bm25",)))
+        evaluate_dataset(EvalRequest(dataset=str(tmp_path), using=("bm25",)))
 
 
 def test_a_judged_query_without_a_text_is_refused_since_every_judged_query_counts(tmp_path):
-    with pytest.raises(InputError, match=r"judges 1 queries that queries\.jsonl lacks, 'q2' for one"):
-        evaluate_dataset(EvalRequest(dataset=write_dataset(tmp_path / "set", judged="q2"), using=("bm25",)))
+    with pytest.raises(InputError, match=r"set judges 1 queries that it lacks, 'q2' for one"):
+        evaluate_dataset(EvalRequest(dataset=str(write_dataset(tmp_path / "set", judged="q2")), using=("bm25",)))
 
 
 def test_a_collection_with_other_documents_is_refused_and_left_alone(tmp_path):
     index = write_collection(tmp_path / "index", Document("d1", "a fox", lang="en"), Document("mine", "a hen"))
     generation = Snapshot.open(index).manifest.generation
     with pytest.raises(UsageError, match="holds 1 documents that set does not: give --index another folder"):
-        evaluate_dataset(EvalRequest(dataset=write_dataset(tmp_path / "set"), using=("bm25",), index=index))
+        evaluate_dataset(EvalRequest(dataset=str(write_dataset(tmp_path / "set")), using=("bm25",), index=index))
     assert Snapshot.open(index).manifest.generation == generation
 
 
 def test_a_collection_without_a_view_that_is_asked_for_is_refused(tmp_path):
     index = write_collection(tmp_path / "index", Document("d1", "a fox", lang="en"))
     with pytest.raises(UsageError, match="built without dense, late: give --index another folder"):
-        evaluate_dataset(EvalRequest(dataset=write_dataset(tmp_path / "set"), using=("hybrid",), index=index))
+        evaluate_dataset(EvalRequest(dataset=str(write_dataset(tmp_path / "set")), using=("hybrid",), index=index))
