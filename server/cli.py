@@ -172,7 +172,7 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("--queries", type=Path, metavar="FILE",
                       help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
-                      help=f"of {MODES}, rank-bm25, each also as NAME/no-neutral (default: %(default)s)")  # fmt: skip
+                      help=f"{MODES}, rank-bm25, bm25s, or NAME/no-neutral of each (default: %(default)s)")  # fmt: skip
     _add_measures(made)
     _add_neutral(made)
     made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")

@@ -5,7 +5,8 @@ import pytest
 
 from data.errors import UsageError
 from data.records import Document, Hit, Query
-from eval.systems import RankBm25, views_of
+from eval.references import REFERENCES
+from eval.systems import views_of
 from index.adding import Writing
 from index.collection import Collection
 from index.snapshot import Snapshot
@@ -15,12 +16,12 @@ from index.snapshot import Snapshot
 def indexed(tmp_path):
     """Build a real collection with BM25 alone and open it; its first row is one of a deleted document."""
 
-    def build(*documents):
+    def build(*documents, reference="rank-bm25"):
         collection = Collection.create(tmp_path / "collection", ["bm25"], None)
         writing = Writing(encoder=None, identify=lambda texts: [""] * len(texts))
         collection.add([Document("gone", "red fox hen pond"), *documents], writing)
         collection.delete(["gone"])
-        return RankBm25(Snapshot.open(tmp_path / "collection"))
+        return REFERENCES[reference](Snapshot.open(tmp_path / "collection"))
 
     return build
 
@@ -93,9 +94,18 @@ def test_scripts_of_all_kinds_are_found(indexed, text, query):
     assert [h.id for h in retriever.search([query], 10)[0]] == ["it"]
 
 
+@pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("corpus", [(), (Document("blank", " "), Document("dots", "..."))])
-def test_a_corpus_without_words_finds_nothing(indexed, corpus):
-    assert indexed(*corpus).search(["anything", "..."], 10) == [[], []]
+def test_a_corpus_without_words_finds_nothing(indexed, corpus, reference):
+    assert indexed(*corpus, reference=reference).search(["anything", "..."], 10) == [[], []]
+
+
+def test_bm25s_finds_what_polyseek_finds(demo_engine):
+    own, other = demo_engine.retriever("bm25"), REFERENCES["bm25s"](demo_engine.snapshot)
+    queries = ["malaria", "how do vaccines work?", "ไทย", "unbekanntes Wortungetüm", "日食", ""]
+    for mine, theirs in zip(own.search(queries, 20), other.search(queries, 20), strict=True):
+        assert [hit.score for hit in mine] == pytest.approx([hit.score for hit in theirs], rel=1e-4)
+        assert {hit.id for hit in mine} == {hit.id for hit in theirs}
 
 
 def test_only_the_views_that_are_needed_are_built():
