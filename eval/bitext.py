@@ -79,13 +79,18 @@ def evaluate_bitext(
 
     Raises:
         NotFoundError, InputError: files that are not there or cannot be read.
-        InputError: an encoder without sentence vectors.
+        InputError: an encoder without sentence vectors, or two files of the same name.
     """
     if "dense" not in encoder.dims:
         raise InputError("this encoder makes no sentence vectors, which bitext retrieval compares")
-    paths, told, started = files_of(inputs), {}, time.perf_counter()
-    for path in paths:
+    named: dict[str, Path] = {}
+    for path in files_of(inputs):
         name = path.name.removesuffix(".gz").removesuffix(".tsv")
+        if name in named:
+            raise InputError(f"{named[name]} and {path} have the same name: give them others, or one at a time")
+        named[name] = path
+    told, started = {}, time.perf_counter()
+    for name, path in named.items():
         sentences, translations = read_pairs(path)
         sides = [_vectors(encoder, side, neutral=neutral) for side in (sentences, translations)]
         told[name] = {"pairs": len(sentences), **_measured(*sides)}

@@ -23,7 +23,7 @@ from data.records import Hit, Query
 from eval.compare import compare
 from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
 from eval.languages import Languages
-from eval.measures import DEFAULT_MEASURES, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
+from eval.measures import DEFAULT_MEASURES, FULL_DEPTH, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
 from eval.runs import RunWriter
 from eval.systems import WithoutSelf, file_name, open_system, views_of
 from index.snapshot import Snapshot
@@ -199,7 +199,7 @@ def _systems(
     spoken = _languages(engine.snapshot)
     measures = parse_measures(request.measures or _usual_measures(qrels, spoken))
     relevant = {spoken.get(d, "") for judged in qrels.values() for d, grade in judged.items() if grade > 0}
-    several = spoken if len(relevant) > 1 else None
+    several = spoken if len(relevant - {""}) > 1 else None
     task = _Task(known, qrels, measures, request.runs, engine.encoder, several)
     _encode(task, progress)
     entries, values = {}, {}
@@ -242,9 +242,11 @@ def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) 
                 languages.add(queries, task.qrels, ranked)
             advance(len(queries), "")
 
+        # The answers in one language stand far down among all: what is told of languages is that of whole rankings.
         found = evaluate(
-            retriever, task.queries, task.qrels, measures=task.measures, on_batch=on_batch, forget=task.forget
-        )
+            retriever, task.queries, task.qrels, measures=task.measures, depth=FULL_DEPTH if languages else 0,
+            on_batch=on_batch, forget=task.forget,
+        )  # fmt: skip
     return found, languages
 
 

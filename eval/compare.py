@@ -39,13 +39,14 @@ class Comparison:
 
     Attributes:
         first, second: their names.
-        means: of each.
+        means: of each, over the queries. (LAReQA's mAP is averaged over languages elsewhere.)
         difference: mean of second less first: above 0, the second is better.
-        interval: in which the difference lies with a confidence of 95 %, by bootstrap over the queries (percentiles).
+        interval: in which the difference lies with a confidence of 95 %, by bootstrap over the queries (percentiles);
+            of one query its own value.
         t_test: two-sided p-value of the paired t-test.
         randomisation: two-sided p-value of Fisher's randomisation test, exact for 13 queries or fewer, else over
             9,999 drawn signs.
-        t_test_holm, randomisation_holm: the same, corrected for all comparisons that were made together (Holm 1979).
+        t_test_holm, randomisation_holm: the same, corrected for all pairs on this measure (Holm 1979).
         wins, ties, losses: queries on which the second is better, equal, worse.
         extremes: the queries that differ most, with second less first.
     """
@@ -85,7 +86,7 @@ def compare(values: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
             raise UsageError(f"{systems[0]} and {system} were not measured on the same queries")
     table = {system: np.array([values[system][query] for query in queries], np.float64) for system in systems}
     pairs = list(combinations(systems, 2))
-    differences = [table[second] - table[first] for first, second in pairs]
+    differences = [_rounded(table[second] - table[first]) for first, second in pairs]
     t_tests = [t_test(d) for d in differences]
     randomisations = [randomisation(d) for d in differences]
     corrected = zip(holm(t_tests), holm(randomisations), strict=True)
@@ -109,6 +110,11 @@ def compare(values: Mapping[str, Mapping[str, float]]) -> list[Comparison]:
     ]
 
 
+def _rounded(differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take away what the last digits of floats make of equal values."""
+    return np.where(abs(differences) <= TIE, 0.0, np.round(differences, 12))
+
+
 def compare_runs(
     runs: Sequence[Path], qrels: Path, *, measures: Sequence[str] = (), drop_self: bool = False
 ) -> dict[str, Any]:
@@ -124,8 +130,9 @@ def compare_runs(
         ``{"queries": number, "runs": {name: {measure: mean}}, "comparisons": [{"measure", "pairs": [...]}]}``.
 
     Raises:
-        UsageError: an unknown measure, fewer than two runs, one that is no ranking of judged queries.
-        NotFoundError, InputError: a file that is not there or cannot be read, with its line.
+        UsageError: an unknown measure, or fewer than two runs.
+        NotFoundError, InputError: a file that is not there or cannot be read, with its line, or a run without any
+            judged query.
     """
     parsed = parse_measures(measures or DEFAULT_MEASURES)
     if len(runs) < 2:

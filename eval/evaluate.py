@@ -50,6 +50,7 @@ def evaluate(
     qrels: Qrels,
     *,
     measures: Sequence[Measure],
+    depth: int = 0,
     batch_size: int = BATCH_SIZE,
     on_batch: BatchListener | None = None,
     forget: Callable[[Query], object] = lambda query: None,
@@ -63,6 +64,7 @@ def evaluate(
         queries: with ids; ``lang`` groups them.
         qrels: query id -> document id -> relevance.
         measures: at least one; the deepest cutoff among them says how many hits each query asks for.
+        depth: hits of each query at least, if the listener wants more than the measures.
         batch_size: queries searched at once. Values do not depend on it, memory does.
         on_batch: told the queries and the hits of every batch, outside the time that is measured.
         forget: drops what is kept of a query, see :func:`latency`.
@@ -73,7 +75,7 @@ def evaluate(
     judged = _judged(queries, qrels)
     ms_per_query = latency(retriever, judged, forget)
     per_query: Values = {}
-    depth, seconds = depth_of(measures), 0.0
+    depth, seconds = max(depth, depth_of(measures)), 0.0
     for start in range(0, len(judged), batch_size):
         batch = judged[start : start + batch_size]
         began = time.perf_counter()

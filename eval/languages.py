@@ -1,6 +1,6 @@
 """Rankings seen by language: who is found by whom, and whom a system prefers.
 
-Nothing of a ranking is kept but sums, so memory does not grow with the number of queries. Not here: the measures
+Of a ranking a number is kept for each pair of languages, so memory does not grow with its depth. Not here: the measures
 themselves (:mod:`eval.measures`).
 """
 
@@ -76,16 +76,18 @@ class Languages:
         Returns:
             ``matrix``: query language -> document language -> mean of the measure, among documents of that language
             alone; ``monolingual``, ``crosslingual``: the mean of its diagonal and of the rest, and ``gap`` between
-            them (None where there is no diagonal or no rest). ``limit_one``: the same matrix and mean of average
-            precision among all documents, where the right answers in other languages are left out: LAReQA's variant
-            with one target language. ``shares``: document language -> its share among the first 10 hits (``top``) and
-            among the relevant ones. ``own``: the same of the query's own language. ``bias``: half the sum of
-            differences between these two shares, for each query language, then the mean: 0 where what is found is
-            as mixed as what is right, 1 where they have nothing in common. ``PEER@10``: see :func:`peer`.
+            them (None where there is no diagonal or no rest; unknown languages, ``und``, are in neither).
+            ``limit_one``: the same matrix and mean of average precision among all documents, where the right answers
+            in other languages are left out: LAReQA's variant with one target language. ``shares``: document language
+            -> its share among the first 10 hits (``top``) and among the relevant ones. ``own``: the same of the query's
+            own language. ``bias``: half the sum of differences between these two shares, for each query language, then
+            the mean: 0 where what is found is as mixed as what is right, 1 where they have nothing in common.
+            ``PEER@10``: see :func:`peer`.
         """
         matrix, limited = _means(self._values), _means(self._limited)
-        near = [values[asked] for asked, values in matrix.items() if asked in values]
-        far = [value for asked, values in matrix.items() for spoken, value in values.items() if asked != spoken]
+        pairs = {(a, b): v for a, values in matrix.items() for b, v in values.items() if UNKNOWN not in (a, b)}
+        near = [value for (asked, spoken), value in pairs.items() if asked == spoken]
+        far = [value for (asked, spoken), value in pairs.items() if asked != spoken]
         ones = [value for values in limited.values() for value in values.values()]
         gap = float(np.mean(near) - np.mean(far)) if near and far else None
         return {
@@ -141,7 +143,7 @@ class Languages:
     def _own(self) -> dict[str, float]:
         shares = {}
         for name, counts in (("top", self._top), ("relevant", self._relevant)):
-            own = sum(count for (asked, spoken), count in counts.items() if asked == spoken)
+            own = sum(count for (asked, spoken), count in counts.items() if asked == spoken != UNKNOWN)
             shares[name] = own / max(sum(counts.values()), 1)
         return shares
 
@@ -166,8 +168,10 @@ def peer(judged: Mapping[str, int], ranking: Sequence[str], language_of: Mapping
     documents that the ranking lacks share the mean of the ranks behind the last one of their grade. Where one
     language alone has relevant documents, or none is found, it is 1.
 
-    It is what the authors' `peer_measure` computes, but for that last rank: there the number of documents stands in its
-    place, by a slip, so that a document that was not found may count as better than one that was.
+    As in the authors' `peer_measure`, H is computed of the ranks in the list as they are, not of their order within a
+    grade. It differs in two things: there the number of documents stands in the place of that last rank, by a slip, so
+    that a document that was not found may count as better than one that was; and weights are given, and are not shared
+    out anew where a query lacks a grade.
 
     Args:
         judged: document id -> relevance.

@@ -53,6 +53,8 @@ def check_path(path: Path) -> None:
     """
     if path.suffix not in KINDS:
         raise UsageError(f"a report is a {' or a '.join(KINDS)} file, not {path.name!r}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give the report another name")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write the report to")
 
@@ -67,8 +69,11 @@ def write_report(path: Path, result: Mapping[str, Any], command: str) -> None:
     """
     text = _page(result, command, path.suffix)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files may hold bytes that are no text
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, str]:
@@ -83,7 +88,7 @@ def _page(result: Mapping[str, Any], command: str, kind: str) -> str:
     systems = result["systems"]
     measures = [name for name in next(iter(systems.values())) if name not in NO_MEASURE]
     loader = Environment(
-        loader=PackageLoader("eval"), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("eval"), autoescape=select_autoescape(["html", "md"]), trim_blocks=True, lstrip_blocks=True
     )
     return loader.get_template(f"report{kind}").render(
         result=result,

@@ -23,7 +23,7 @@ EXPECTED = Path(__file__).with_name("expected.toml")
 DEMO = "demo"
 # The systems of bitext retrieval: the encoder alone.
 BITEXT = {"dense": True, "dense/no-neutral": False}
-_TABLE = r"(<!-- reproduce {name} -->\n).*?(<!-- end -->)"
+_TABLE = r"(<!-- reproduce {name} -->\n)(?:(?!<!-- reproduce ).)*?(<!-- end -->)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,20 +110,31 @@ def reproduce(
     unknown = [name for name in names if name not in checks]
     if unknown:
         raise UsageError(f"nothing to reproduce is called {unknown[0]!r}: choose from {', '.join(checks)}")
-    for name in names or checks:
-        check = checks[name]
-        folder = demo_folder() if check.dataset == DEMO else (data or Path()) / check.dataset
-        if folder.is_dir() and (data or check.dataset == DEMO):
-            yield _run(check, folder, work, progress)
-        elif names:
-            raise NotFoundError(f"{name} needs the folder {check.dataset}: give --data the folder that it lies in")
+    folders = {name: _folder(checks[name], data) for name in names or checks}
+    for name, folder in folders.items():
+        if names and folder is None:
+            raise NotFoundError(f"{name} needs the folder {checks[name].dataset}: give --data where it lies")
+    for name, folder in folders.items():
+        if folder is None:
+            yield {"name": name, "skipped": f"no folder {checks[name].dataset} in --data"}
         else:
-            yield {"name": name, "skipped": f"no folder {check.dataset} in --data"}
+            yield _run(checks[name], folder, work, progress)
+
+
+def _folder(check: Check, data: Path | None) -> Path | None:
+    """Return where a dataset lies, None where it is not there."""
+    if check.dataset == DEMO:
+        return demo_folder()
+    return data / check.dataset if data and (data / check.dataset).is_dir() else None
 
 
 def _run(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str, Any]:
     found = _bitext(folder, progress) if check.bitext else _ranked(check, folder, work, progress)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    for system, values in check.expected.items():
+        lost = [measure for measure in values if measure not in found.get(system, {})]
+        if lost:
+            raise InputError(f"{check.name} expects {lost[0]} of {system}, which it does not measure")
     for system, values in found.items():
         for measure, value in values.items():
             wanted = check.expected.get(system, {}).get(measure)
@@ -179,21 +190,35 @@ def update(path: Path, told: Sequence[Mapping[str, Any]]) -> int:
     """Write the tables of reproductions into a file that has places for them; return how many there were.
 
     Raises:
-        NotFoundError: no such file.
+        NotFoundError, InputError: see :func:`places`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
-    written = 0
+    text, written = places(path), 0
     for one in told:
         if "rows" in one:
             table = markdown(one)
             place = re.compile(_TABLE.format(name=re.escape(one["name"])), re.DOTALL)
             text, count = place.subn(rf"\g<1>{_escaped(table)}\g<2>", text)
             written += count
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode())
     return written
+
+
+def places(path: Path) -> str:
+    """Return the text of a file that has places for tables.
+
+    Raises:
+        NotFoundError: no such file.
+        InputError: it has no place, or is no text.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error.reason}") from error
+    if not re.search(_TABLE.format(name=r"\S+"), text, re.DOTALL):
+        raise InputError(f"{path} has no place for a table: <!-- reproduce NAME --> and below it <!-- end -->")
+    return text
 
 
 def _escaped(table: str) -> str:

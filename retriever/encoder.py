@@ -44,6 +44,9 @@ PROBE, PROBED = "A coral reef turns white. 海水变暖时珊瑚会变白。 К�
 # SciFact's nDCG@10, where 731 of 5,183 abstracts have several windows: 1 gives .655, .5 .657, the first alone .660, but
 # that would leave the rest of the text out (Recall@100 .914, .917 and .911).
 DECAY = 0.5
+# PyTorch's number of threads before it was limited, and a 1 for each encoder that limits it now.
+_LIMITED: list[int] = []
+_THREADS = threading.Lock()
 
 
 class _Encoded(NamedTuple):
@@ -302,12 +305,18 @@ def _one_thread() -> Iterator[None]:
     Those of its pool look for more work for milliseconds, on cores that Polyseek's own threads want: 13 ms for a
     question that takes 7.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _THREADS:
+        if not _LIMITED:
+            _LIMITED.append(torch.get_num_threads())
+            torch.set_num_threads(1)
+        _LIMITED.append(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _THREADS:  # of several encoders the last one to leave
+            _LIMITED.pop()
+            if len(_LIMITED) == 1:
+                torch.set_num_threads(_LIMITED.pop())
 
 
 def _is_here(device: str) -> bool:

@@ -123,7 +123,7 @@ def forward(piece: Piece, layers: Layers, heads: int, epsilon: float) -> None:
         heads: of attention; what each has of H is a multiple of 16.
         epsilon: of the norms.
     """
-    needed = memory(piece.lengths, piece.x.shape[1] // heads)
+    needed = memory(piece.lengths, piece.x.shape[1] // heads, piece.between.shape[1])
     rows, dims, size = len(piece.x) // ROWS, piece.x.shape[1], piece.between.shape[1]
     parts = (rows, heads, rows, _groups(dims), rows, _groups(size), rows, _groups(dims), rows)
     for stage in range(len(piece.progress)):
@@ -139,7 +139,7 @@ def forward(piece: Piece, layers: Layers, heads: int, epsilon: float) -> None:
             elif kind == NARROW:
                 _transform(piece, piece.wholes, layers.outer, n, part, PANELS, piece.narrow)
             else:
-                _work_on_rows(piece, layers, n, kind, slice(part * ROWS, (part + 1) * ROWS), epsilon)
+                _work_on_rows(piece, layers, n, kind, slice(part * ROWS, (part + 1) * ROWS), epsilon, needed)
             count(piece.progress, stage, 1)
             part = count(piece.progress, stage, 0)
         wait(piece.progress, stage, parts[kind])
@@ -152,7 +152,7 @@ def _groups(outputs: int) -> int:
 
 
 @compiled
-def _work_on_rows(piece: Piece, layers: Layers, n: int, kind: int, rows: slice, epsilon: float) -> None:
+def _work_on_rows(piece: Piece, layers: Layers, n: int, kind: int, rows: slice, epsilon: float, needed: Memory) -> None:
     """Do what comes between the products of matrices, for four rows."""
     x, narrow, between = piece.x[rows], piece.narrow[rows], piece.between[rows]
     whole, wholes, scales, excess = piece.whole[rows], piece.wholes[rows], piece.scales[rows], piece.excess[rows]
@@ -165,7 +165,7 @@ def _work_on_rows(piece: Piece, layers: Layers, n: int, kind: int, rows: slice, 
         _round(x, layers.inner.longest[n], whole, scales, excess)
     elif kind == BEND:
         for t in range(ROWS):  # of rows that a loop over the array gives, lanes know nothing: 6 ms for 1.3
-            gelu(between[t])
+            gelu(between[t], needed.row_bits, needed.powers)
         _round(between, layers.outer.longest[n], wholes, scales, excess)
     else:
         add_and_norm(x, narrow, layers.norms[n, 2], layers.norms[n, 3], epsilon)
@@ -215,12 +215,13 @@ def _ask(piece: Piece, matrices: Matrices, n: int, head: int, heads: int, needed
 
 
 @compiled
-def gelu(x: F32) -> None:
+def gelu(x: F32, bits: I32, powers: F32) -> None:
     """Replace numbers by the Gaussian error linear unit of them: x times the normal distribution up to x.
+
+    ``bits`` and ``powers`` are memory for as many.
 
     The error function is 7.1.26 in Abramowitz and Stegun (1964), with an error of 1.5e-7.
     """
-    bits, powers = np.empty(len(x), np.int32), np.empty(len(x), np.float32)
     for j in range(len(x)):
         powers[j] = np.float32(-0.5) * x[j] * x[j]
     exp(powers, bits)

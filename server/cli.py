@@ -217,8 +217,12 @@ def _add_reproduce(sub: Any) -> None:  # noqa: ANN401
 
 
 def _add_measures(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--measures", default="", metavar="nDCG@10,...",
-                      help="any that ir-measures knows (default: nDCG@10,Recall@100,MRR@10,MAP)")  # fmt: skip
+    made.add_argument(
+        "--measures",
+        default="",
+        metavar="nDCG@10,...",
+        help="any that ir-measures knows, and LAReQA's mAP (default: nDCG@10,Recall@100,MRR@10,MAP)",
+    )
     made.add_argument("--drop-self", action="store_true",
                       help="leave out the document that has the query's id (ArguAna, Quora)")  # fmt: skip
 

@@ -168,11 +168,14 @@ def bitext(arguments: Namespace) -> Result:
 
 def reproduce(arguments: Namespace) -> Result:
     """Run reproductions."""
+    from eval.reproduce import places, update
     from eval.reproduce import reproduce as run
-    from eval.reproduce import update
-    from retriever.bundled import cache_folder
+    from retriever.bundled import bundled_model
 
-    work = arguments.work or cache_folder() / "reproduced"
+    if arguments.update:
+        places(arguments.update)  # before hours of work
+    model = bundled_model()
+    work = arguments.work or model.parent / "reproduced" / f"{model.name}.{FORMAT}"
     told = list(run(arguments.names, arguments.data, work, _bar))
     if arguments.update:
         update(arguments.update, told)

@@ -81,3 +81,10 @@ def test_what_is_no_pair_is_told_with_its_line(tmp_path, tiny_late):
             files_of([wrong])
     with pytest.raises(InputError, match="no sentence vectors"):
         evaluate_bitext([path], tiny_late)
+
+
+def test_files_of_one_name_are_not_taken_for_each_other(folder, encoder):
+    (folder / "other").mkdir()
+    (folder / "other" / "deu.tsv").write_text("a\tb\n")
+    with pytest.raises(InputError, match="have the same name"):
+        evaluate_bitext([folder, folder / "other"], encoder)

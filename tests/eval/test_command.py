@@ -101,3 +101,27 @@ def test_a_collection_without_a_view_that_is_asked_for_is_refused(tmp_path):
     index = write_collection(tmp_path / "index", Document("d1", "a fox", lang="en"))
     with pytest.raises(UsageError, match="built without dense, late: give --index another folder"):
         evaluate_dataset(EvalRequest(dataset=str(write_dataset(tmp_path / "set")), using=("hybrid",), index=index))
+
+
+def test_what_is_told_of_languages_does_not_depend_on_the_other_measures(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [f'{{"_id": "d{i}", "text": "fox {"word " * i}", "lang": "de"}}\n' for i in range(30)]
+    answer = f'{{"_id": "x", "text": "fox {"neno " * 60}", "lang": "sw"}}\n'  # the longest comes last
+    (folder / "corpus.jsonl").write_text("".join([*rows, answer]), encoding="utf-8")
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "fox", "lang": "de"}\n', encoding="utf-8")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tx\t1\nq\td0\t1\n", encoding="utf-8")
+    told = [
+        evaluate_dataset(EvalRequest(dataset=str(folder), using=("bm25",), measures=measures))["systems"]["bm25"]
+        for measures in (("P@1",), ("P@1", "MAP"))
+    ]
+    assert told[0]["languages"] == told[1]["languages"]
+    assert told[0]["languages"]["matrix"]["de"]["sw"] == 1.0
+    assert told[0]["languages"]["limit_one"]["matrix"]["de"]["sw"] == pytest.approx(1 / 30, abs=1e-4)
+
+
+def test_judged_documents_that_are_not_there_make_no_second_language(tmp_path):
+    folder = write_dataset(tmp_path / "set")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\tgone\t1\n", encoding="utf-8")
+    found = evaluate_dataset(EvalRequest(dataset=str(folder), using=("bm25",)))
+    assert "languages" not in found["systems"]["bm25"]

@@ -69,6 +69,14 @@ def test_differences_that_do_not_differ(differences):
     assert 0 < randomisation(d) <= 1
 
 
+def test_what_differs_in_the_last_digit_does_not_differ():
+    first = {f"q{i}": 0.1 * i + 0.3 for i in range(12)}
+    (found,) = compare({"a": first, "b": {query: float(np.nextafter(value, 9)) for query, value in first.items()}})
+    assert (found.ties, found.difference, found.t_test, found.randomisation) == (12, 0.0, 1.0, 1.0)
+    (found,) = compare({"a": first, "b": {query: value + 0.3 for query, value in first.items()}})  # .3 but for noise
+    assert (found.wins, found.t_test) == (12, 0.0)
+
+
 def test_the_same_comes_out_every_time():
     assert compare(drawn(7)) == compare(drawn(7))
 

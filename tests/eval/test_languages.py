@@ -63,6 +63,14 @@ def test_queries_without_language_judgements_or_hits():
     assert report({}, {}, [])["bias"] is None
 
 
+def test_what_has_no_known_language_is_neither_monolingual_nor_crosslingual():
+    queries = [Query("", id="q"), Query("", lang="de", id="p")]
+    found = report({"q": {"x": 1}, "p": {"a1": 1, "x": 1}}, {"q": ["x"], "p": ["x", "a1"]}, queries)
+    assert found["matrix"] == {"de": {"de": 1.0, "und": 1.0}, "und": {"und": 1.0}}
+    assert (found["monolingual"], found["crosslingual"], found["gap"]) == (1.0, None, None)
+    assert found["own"] == {"top": 1 / 3, "relevant": 1 / 3}
+
+
 @pytest.mark.parametrize("measure", ["nDCG@10", "mAP", "Recall@100"])
 def test_any_measure_fills_the_matrix(measure):
     found = report({"q": {"a1": 1, "b1": 1}}, {"q": ["b1", "a1"]}, [Query("", lang="th", id="q")], measure)

@@ -63,6 +63,12 @@ def test_markdown_by_hand(tmp_path):
     assert "| th | 0.2500 | 0.2500 |\n" in text
     assert "| b | 0.7000 | 0.1000 | 0.6000 | - | 0.9000 | 0.2500 | 0.1250 |\n" in text
     assert "`polyseek eval x`" in text
+    assert "<script" not in text
+
+
+def test_names_that_are_no_text_are_written_escaped(tmp_path):
+    write_report(tmp_path / "report.html", {**RESULT, "dataset": "x\udcff"}, "polyseek eval x\udcff")
+    assert "<h1>x\\udcff</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_plot_places_systems_by_what_they_are_worth():
@@ -77,7 +83,9 @@ def test_a_plot_places_systems_by_what_they_are_worth():
 
 
 def test_reports_of_other_kinds_and_to_nowhere_are_refused(tmp_path):
+    (tmp_path / "b.html").mkdir()
     for wrong, told in (
+        (tmp_path / "b.html", "is a folder"),
         (tmp_path / "a.pdf", "a report is a .html or a .md file"),
         (tmp_path / "x" / "a.md", "no folder"),
     ):

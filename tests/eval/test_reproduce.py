@@ -48,6 +48,9 @@ def test_what_differs_is_told(tmp_path, monkeypatch, demo_collection):
         list(reproduce(["elsewhere"], tmp_path, tmp_path / "work"))
     with pytest.raises(UsageError, match="nothing to reproduce is called 'x': choose from demo, elsewhere"):
         list(reproduce(["x"], tmp_path, tmp_path / "work"))
+    other.write_text(other.read_text().replace('"P@1" = 0.1', '"P@2" = 0.1'))
+    with pytest.raises(InputError, match="demo expects P@2 of bm25, which it does not measure"):
+        list(reproduce(["demo"], None, tmp_path / "work"))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,14 @@ def test_a_table_by_hand_and_its_place(tmp_path):
     assert page.read_text() == text
     with pytest.raises(NotFoundError, match="cannot read"):
         update(tmp_path / "none", [TOLD])
+    page.write_bytes(b"<!-- reproduce a -->\r\nold\r\n<!-- reproduce b -->\r\nb\r\n<!-- end -->\r\n")  # no end of a
+    before = page.read_bytes()
+    assert update(page, [TOLD]) == 0
+    assert page.read_bytes() == before
+    for text in (b"nothing", b"\xff"):
+        page.write_bytes(text)
+        with pytest.raises(InputError, match=r"has no place for a table|is not UTF-8"):
+            update(page, [TOLD])
 
 
 def test_the_readme_says_what_is_expected():

@@ -16,7 +16,7 @@ from data.errors import EncoderError
 from index.compiling import compiled
 from retriever import attention, bert, kernels, lanes
 from retriever.bert import WholeNumberBert, suits
-from retriever.encoder import Encoder
+from retriever.encoder import Encoder, _one_thread
 from tests.tiny import write_sentence_model
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -92,7 +92,10 @@ def test_a_text_gets_the_same_bytes_whatever_stands_beside_it():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_stays_that(bad):
     """Vectors of a broken model are refused where they are stored, so they must not look whole."""
-    for part in ("embeddings.word_embeddings.weight", "encoder.layer.1.intermediate.dense.weight"):
+    layer = "encoder.layer.1."
+    own = [f"{layer}attention.self.{name}.{kind}" for name in ("query", "key", "value") for kind in ("weight", "bias")]
+    others = [f"{layer}{name}.weight" for name in ("intermediate.dense", "output.dense", "output.LayerNorm")]
+    for part in ("embeddings.word_embeddings.weight", *own, *others):
         model = made()
         with torch.no_grad():
             model.get_parameter(part)[:] = bad
@@ -111,7 +114,7 @@ def test_no_tokens_and_no_texts():
 def test_functions_are_those_of_pytorch(seed, count, scale):
     values = (np.random.default_rng(seed).standard_normal(count) * scale).astype(np.float32)
     found = values.copy()
-    kernels.gelu(found)
+    kernels.gelu(found, np.empty(count, np.int32), np.empty(count, np.float32))
     np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.from_numpy(values)).numpy(), atol=1e-6, rtol=1e-5)
     found = np.minimum(values, 80)
     wanted = np.exp(found.astype(np.float64))
@@ -249,6 +252,17 @@ def test_threads_that_share_a_piece_whenever_they_come_make_the_same_bytes(seed,
             return set(pool.map(work, delays))
 
     assert together([0.0, *delays]) == together([0.0])
+
+
+def test_pytorchs_threads_are_given_back_by_the_last_who_limits_them():
+    before = torch.get_num_threads()
+    one, other = _one_thread(), _one_thread()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1
+    other.__exit__(None, None, None)
+    assert torch.get_num_threads() == before
 
 
 def test_a_question_leaves_pytorchs_threads_as_they_were(tiny_folder):
