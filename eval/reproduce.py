@@ -23,7 +23,7 @@ EXPECTED = Path(__file__).with_name("expected.toml")
 DEMO = "demo"
 # The systems of bitext retrieval: the encoder alone.
 BITEXT = {"dense": True, "dense/no-neutral": False}
-_TABLE = r"(<!-- reproduce {name} -->\n)(?:(?!<!-- reproduce ).)*?(<!-- end -->)"
+_TABLE = r"(<!-- reproduce {name} -->\r?\n)(?:(?!<!-- reproduce ).)*?(<!-- end -->)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
