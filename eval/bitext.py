@@ -7,7 +7,7 @@ sides of a file are compared whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from data.errors import InputError, NotFoundError
 from data.lines import fault, numbered_lines
 from retriever.encoder import Encoder
 
+SYSTEMS = ("dense", "dense/no-neutral")
 BATCH = 1024
 # Sentences that are compared with all the others at a time: 16 MB of similarities for a file of 4,096.
 ROWS = 1024
@@ -58,24 +59,25 @@ def read_pairs(path: Path) -> tuple[list[str], list[str]]:
 
 
 def evaluate_bitext(
-    inputs: Sequence[Path], encoder: Encoder, *, neutral: bool = True, on_file: Callable[[str], None] | None = None
+    inputs: Sequence[Path], encoder: Encoder, on_file: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
     """Measure an encoder's sentence vectors on files of pairs.
 
-    Both sides are encoded as queries, for neither is a passage that answers the other. Language-neutral means here that
-    each side loses its mean and is brought back to unit length: that is what `index.centroids` does to a collection
-    where two languages have the same share, but for half the mean of both, which all vectors would keep.
+    Both sides are encoded as queries, for neither is a passage that answers the other. They are compared as they are
+    (``dense/no-neutral``) and language-neutral (``dense``): each side loses its mean and is brought back to unit length
+    again, which is what `index.centroids` does to a collection of two equal languages, but for half the mean of
+    both, which all vectors would keep.
 
     Args:
         inputs: files or folders, see :func:`files_of`.
         encoder: one that makes sentence vectors.
-        neutral: see above.
         on_file: told the name of every file that is done.
 
     Returns:
-        ``{"encoder", "neutral", "seconds", "files": {name: {"pairs", "forward", "backward", "accuracy", "F1"}}, "mean":
-        {...}}``: ``forward`` is the share of sentences whose nearest translation (by cosine) is their own, ``backward``
-        that of translations, ``accuracy`` the mean of both, ``F1`` MTEB's (see :func:`f1`). The mean is over files.
+        ``{"encoder", "seconds", "pairs": {name: number}, "systems": {"dense": {"mean": {"forward", "backward",
+        "accuracy", "F1"}, "files": {name: {...}}}, "dense/no-neutral": {...}}}``: ``forward`` is the share of sentences
+        whose nearest translation (by cosine) is their own, ``backward`` that of translations, ``accuracy`` the mean of
+        both, ``F1`` MTEB's (see :func:`f1`). The mean is over files.
 
     Raises:
         NotFoundError, InputError: files that are not there or cannot be read.
@@ -89,28 +91,37 @@ def evaluate_bitext(
         if name in named:
             raise InputError(f"{named[name]} and {path} have the same name: give them others, or one at a time")
         named[name] = path
-    told, started = {}, time.perf_counter()
+    started = time.perf_counter()
+    pairs: dict[str, int] = {}
+    files: dict[str, dict[str, dict[str, float]]] = {system: {} for system in SYSTEMS}
     for name, path in named.items():
         sentences, translations = read_pairs(path)
-        sides = [_vectors(encoder, side, neutral=neutral) for side in (sentences, translations)]
-        told[name] = {"pairs": len(sentences), **_measured(*sides)}
+        sides = [_vectors(encoder, side) for side in (sentences, translations)]
+        pairs[name] = len(sentences)
+        files["dense/no-neutral"][name] = _measured(*sides)
+        files["dense"][name] = _measured(*map(_neutral, sides))
         if on_file:
             on_file(name)
-    names = [name for name in next(iter(told.values())) if name != "pairs"]
-    mean = {name: float(np.mean([values[name] for values in told.values()])) for name in names}
+    systems = {system: {"mean": _mean(own), "files": own} for system, own in files.items()}
     seconds = round(time.perf_counter() - started, 3)
-    model = encoder.fingerprint["model"]
-    return {"encoder": model, "neutral": neutral, "seconds": seconds, "files": told, "mean": mean}
+    return {"encoder": encoder.fingerprint["model"], "seconds": seconds, "pairs": pairs, "systems": systems}
 
 
-def _vectors(encoder: Encoder, texts: Sequence[str], *, neutral: bool) -> NDArray[np.float32]:
+def _mean(files: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    names = next(iter(files.values()))
+    return {name: float(np.mean([values[name] for values in files.values()])) for name in names}
+
+
+def _vectors(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Return unit vectors, (n, d)."""
     parts = [encoder.encode_queries(texts[start : start + BATCH]).dense for start in range(0, len(texts), BATCH)]
-    vectors = np.concatenate([part for part in parts if part is not None])
-    if neutral:
-        vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return vectors
+    return np.concatenate([part for part in parts if part is not None])
+
+
+def _neutral(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take the mean off and bring what is left to unit length."""
+    vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def _measured(sentences: NDArray[np.float32], translations: NDArray[np.float32]) -> dict[str, float]:

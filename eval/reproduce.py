@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError, NotFoundError, UsageError
 from data.readers import demo_folder
-from eval.bitext import evaluate_bitext
+from eval.bitext import evaluate_bitext, files_of
 from eval.command import EvalRequest, Progress, evaluate_dataset, no_progress
 from retriever.encoder import Encoder
 
 EXPECTED = Path(__file__).with_name("expected.toml")
 DEMO = "demo"
-# The systems of bitext retrieval: the encoder alone.
-BITEXT = {"dense": True, "dense/no-neutral": False}
 _TABLE = r"(<!-- reproduce {name} -->\r?\n)(?:(?!<!-- reproduce ).)*?(<!-- end -->)"
 
 
@@ -58,7 +56,7 @@ class Check:
         """Return the command that measures the same."""
         folder = "data/demo" if self.dataset == DEMO else self.dataset
         if self.bitext:
-            return f"polyseek bitext {folder} [--no-neutral]"
+            return f"polyseek bitext {folder}"
         queries = f" --queries {folder}/{self.queries}" if self.queries else ""
         return f"polyseek eval {folder}{queries} --using {','.join(self.using)} --measures {','.join(self.measures)}"
 
@@ -157,16 +155,9 @@ def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[
 
 
 def _bitext(folder: Path, progress: Progress) -> dict[str, dict[str, float]]:
-    encoder, found = Encoder.load(), {}
-    for system, neutral in BITEXT.items():
-        with progress(f"{folder.name}, {system}", None) as advance:
-            on_file = _step(advance)
-            found[system] = evaluate_bitext([folder], encoder, neutral=neutral, on_file=on_file)["mean"]
-    return {system: {name: mean[name] for name in ("accuracy", "F1")} for system, mean in found.items()}
-
-
-def _step(advance: Callable[[int, str], None]) -> Callable[[str], None]:
-    return lambda name: advance(1, name)
+    with progress(folder.name, len(files_of([folder]))) as advance:
+        found = evaluate_bitext([folder], Encoder.load(), lambda name: advance(1, name))["systems"]
+    return {system: {name: own["mean"][name] for name in ("accuracy", "F1")} for system, own in found.items()}
 
 
 def markdown(told: Mapping[str, Any]) -> str:

@@ -49,12 +49,14 @@ def format_comparisons(result: Mapping[str, Any]) -> str:
 
 def format_bitext(result: Mapping[str, Any]) -> str:
     """Return the table of `polyseek bitext`: every file, then their mean."""
-    names = list(result["mean"])
-    rows = [["", "pairs", *names]]
-    for file, values in [*result["files"].items(), ("mean", {"pairs": "", **result["mean"]})]:
-        rows.append([file, f"{values['pairs']}", *(f"{values[name]:.4f}" for name in names)])
-    neutral = "language-neutral" if result["neutral"] else "not language-neutral"
-    return f"encoder {result['encoder']}, {neutral}\n\n{aligned(rows)}"
+    tables = []
+    for system, own in result["systems"].items():
+        rows = [[system, "pairs", *own["mean"]]]
+        for file, values in [*own["files"].items(), ("mean", own["mean"])]:
+            pairs = f"{result['pairs'][file]:,}" if file in result["pairs"] else ""
+            rows.append([file, pairs, *(f"{value:.4f}" for value in values.values())])
+        tables.append(aligned(rows))
+    return "\n\n".join([f"encoder {result['encoder']}", *tables])
 
 
 def format_reproductions(result: Mapping[str, Any]) -> str:

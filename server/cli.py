@@ -198,7 +198,6 @@ def _add_bitext(sub: Any) -> None:  # noqa: ANN401
     )  # fmt: skip
     made.add_argument("pairs", nargs="+", type=Path, metavar="FILE",
                       help="sentence<TAB>translation lines, *.tsv[.gz], or a folder of such files")  # fmt: skip
-    _add_neutral(made)
     _add_encoder(made)
 
 

@@ -161,9 +161,7 @@ def bitext(arguments: Namespace) -> Result:
     total = len(files_of(arguments.pairs))
     encoder = Encoder.load(arguments.encoder or NAME, backend=arguments.backend, device=arguments.device)
     with _bar("bitext", total, " files") as advance:
-        return evaluate_bitext(
-            arguments.pairs, encoder, neutral=arguments.neutral, on_file=lambda name: advance(1, name)
-        )
+        return evaluate_bitext(arguments.pairs, encoder, lambda name: advance(1, name))
 
 
 def reproduce(arguments: Namespace) -> Result:

@@ -275,10 +275,10 @@ def test_systems_are_compared_and_languages_told(tmp_path, run, told):
 def test_translations_are_found(tmp_path, run, told, failed):
     pairs = tmp_path / "deu.tsv"
     pairs.write_text("Guten Morgen!\tGood morning!\nEs regnet.\tIt is raining.\n", encoding="utf-8")
-    assert told("bitext", pairs)["files"]["deu"]["accuracy"] == 1.0
-    status, out, _ = run("bitext", tmp_path, "--no-neutral")
+    assert told("bitext", pairs)["systems"]["dense"]["files"]["deu"]["accuracy"] == 1.0
+    status, out, _ = run("bitext", tmp_path)
     assert status == 0
-    assert re.search(r"not language-neutral.*^deu +2 +1\.0000.*^mean +1\.0000", out, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^dense/no-neutral.*^deu +2 +1\.0000.*^mean +1\.0000", out, re.MULTILINE | re.DOTALL)
     assert "is no file of pairs" in failed(1, "bitext", tmp_path / "none")
 
 
