@@ -121,4 +121,5 @@ def test_a_build_that_is_killed_ends_as_one_that_is_not(tmp_path, monkeypatch):
     assert 150 <= killed["metrics"]["repeated"] <= 300  # one batch, which was in flight
     for row in (half, whole, killed):
         assert min(row["metrics"][name] for name in ("bytes", "passages_per_s", "tokens_per_s")) > 0
+        assert 0 <= row["metrics"]["own_mb"] <= row["metrics"]["peak_rss_mb"]
         assert row["metrics"]["peak_rss_mb"] > 100
