@@ -22,7 +22,8 @@ def test_every_check_names_systems_and_measures_that_there_are():
             assert views_of(check.using)
             assert parse_measures(check.measures)
         systems = SYSTEMS if check.bitext else check.using
-        assert set(check.expected) == set(systems), check.name
+        # All of what is measured is expected, or nothing yet.
+        assert set(check.expected) in (set(systems), set()), check.name
         assert check.tolerance > 0
 
 
@@ -99,7 +100,7 @@ def test_a_table_by_hand_and_its_place(tmp_path):
 def test_the_readme_says_what_is_expected():
     checks, text = read_checks(), (ROOT / "README.md").read_text(encoding="utf-8")
     places = dict(re.findall(r"<!-- reproduce (\S+) -->\n(.*?)<!-- end -->", text, re.DOTALL))
-    assert places
+    assert {"demo", "scifact", "xquad-r"} <= places.keys()
     for name, table in places.items():
         check = checks[name]
         assert check.command() in table
