@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import kernels, packing
-from index.cells import CELLS, CHUNK, SAMPLE, SEED, Cells
+from index.cells import CELLS, CHUNK, SAMPLE, SEED, Cells, spread
 from index.coded import CodedTokens
 from index.parallel import share
 from index.ragged import Ragged
@@ -130,11 +130,15 @@ def _write_cells(folder: Path, texts: NDArray[np.int64], dims: int, bits: int) -
     total = int(texts[-1])
     codes, widths = read_array(folder / "late.codes.npy"), read_array(folder / "late.widths.npy")
     count = max(1, int(CELLS * total**0.5))
-    drawn = np.sort(np.random.default_rng(SEED).choice(total, min(total, count * SAMPLE), replace=False))
-    sample = np.empty((len(drawn), dims), np.float32)
-    packing.decode(codes[drawn], bits, widths[drawn], sample)
-    cells = Cells.train(_directions(sample)[0], count)
-    del sample
+    drawn = spread(total, count * SAMPLE)
+    drawn_codes, drawn_widths = codes[drawn], widths[drawn]
+
+    def sample(some: NDArray[np.int64]) -> NDArray[np.float32]:
+        values = np.empty((len(some), dims), np.float32)
+        packing.decode(drawn_codes[some], bits, drawn_widths[some], values)
+        return _directions(values)[0]
+
+    cells = Cells.train(sample, len(drawn), count)
     of_token = np.empty(total, np.uint16)
     for begin in range(0, total, 16 * CHUNK):
         end = min(begin + 16 * CHUNK, total)

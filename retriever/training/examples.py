@@ -1,0 +1,223 @@
+"""What a retriever is trained on: rows of files, read, checked and counted.
+
+A line of JSONL (``.gz`` too) is one of
+
+    {"query", "positive", ...}                 a pair; "negatives" may be a list, "scores" what the positive and each
+                                               of them are worth (a scored list)
+    {"en", "text", "lang"}                     a sentence and its translation; all translations of one sentence are one
+                                               meaning in several languages
+
+and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language. Rows that teach nothing, an
+empty side, the same text on both sides, a pair that stands twice, are left out and counted; a line that is no such
+record ends the reading, with its number.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError, UsageError
+from data.lines import fault, json_objects
+from data.readers import BeirFolder
+from data.records import normalize_language
+
+_NOT_WORDS = re.compile(r"\W+")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A query with what answers it.
+
+    Attributes:
+        query: the text of the query.
+        positive: of a passage that answers it.
+        language: of the query, "" where unknown.
+        negatives: passages that do not.
+        scores: what the positive and each of the negatives are worth, in any unit; empty where nobody said.
+    """
+
+    query: str
+    positive: str
+    language: str = ""
+    negatives: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """One sentence in several languages.
+
+    Attributes:
+        pivot: in English.
+        texts: (language, text) of its translations, one or more.
+    """
+
+    pivot: str
+    texts: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Source:
+    """Examples of one kind and one origin, in an order where neighbours are alike.
+
+    Attributes:
+        name: of the file, with the rows' own ``source`` where they have one.
+        examples: pairs, or meanings.
+    """
+
+    name: str
+    examples: list[Pair] | list[Meaning]
+
+
+@dataclass(slots=True)
+class Skipped:
+    """How many rows were left out, by reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        """Return "3 duplicates, 1 empty side"."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.counts.items()))
+
+
+def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = ()) -> list[Source]:
+    """Read a file or a BEIR folder.
+
+    Args:
+        path: ``*.jsonl``, ``*.jsonl.gz``, or a folder.
+        skipped: counts what is left out.
+        leave_out: values of "source" whose rows are left out.
+
+    Raises:
+        NotFoundError, InputError: it is not there, or has a line of another form.
+        UsageError: nothing is left of it.
+    """
+    rows = _beir_rows(path) if path.is_dir() else _rows(path, frozenset(leave_out), skipped)
+    pairs: dict[str, dict[tuple[str, str], Pair]] = {}
+    meanings: dict[str, dict[str, dict[str, str]]] = {}
+    for source, row in rows:
+        why = _useless(row)
+        if why:
+            skipped.counts[why] += 1
+        elif isinstance(row, Pair):
+            of_source = pairs.setdefault(source, {})
+            if (row.query, row.positive) in of_source:
+                skipped.counts["duplicates"] += 1
+            of_source.setdefault((row.query, row.positive), row)
+        else:
+            ((language, text),) = row.texts
+            known = meanings.setdefault(source, {}).setdefault(row.pivot, {})
+            if language in known:
+                skipped.counts["duplicates"] += 1
+            known.setdefault(language, text)
+    found = [Source(name, list(some.values())) for name, some in sorted(pairs.items())]
+    for name, by_pivot in sorted(meanings.items()):
+        found.append(Source(name, [Meaning(pivot, tuple(by_pivot[pivot].items())) for pivot in sorted(by_pivot)]))
+    if not found:
+        raise UsageError(f"{path} has nothing to train on{f' ({skipped})' if skipped.counts else ''}")
+    return found
+
+
+def _useless(row: Pair | Meaning) -> str:
+    """Return why a row teaches nothing, "" where it does."""
+    a, b = (row.query, row.positive) if isinstance(row, Pair) else (row.pivot, row.texts[0][1])
+    if not a.strip() or not b.strip():
+        return "with an empty side"
+    if letters(a) == letters(b):
+        return "with the same text on both sides"
+    return ""
+
+
+def _rows(path: Path, leave_out: frozenset[str], skipped: Skipped) -> Iterator[tuple[str, Pair | Meaning]]:
+    for number, record in json_objects(path):
+        origin = record.get("source", "")
+        if origin in leave_out:
+            skipped.counts[f"of {origin}, left out"] += 1
+            continue
+        try:
+            row = _pair(record) if "query" in record else _meaning(record)
+        except (KeyError, TypeError, ValueError, InputError) as error:
+            raise fault(
+                path, number, f"needs query and positive, or en, text and lang: {type(error).__name__} {error}"
+            ) from error
+        name = f"{path.name}:{origin}" if origin else path.name
+        # Queries in several languages for one passage are a parallel text too: a batch of them shares its language.
+        yield (f"{name}:{row.language}" if isinstance(row, Pair) and row.language else name), row
+
+
+def _pair(record: dict[str, Any]) -> Pair:
+    negatives, scores = tuple(record.get("negatives", ())), tuple(map(float, record.get("scores", ())))
+    if scores and len(scores) != 1 + len(negatives):
+        raise ValueError(f"{len(scores)} scores for a positive and {len(negatives)} negatives")
+    texts = (record["query"], record["positive"], *negatives)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text that is no string")
+    return Pair(texts[0], texts[1], normalize_language(record.get("lang", "")), negatives, scores)
+
+
+def _meaning(record: dict[str, Any]) -> Meaning:
+    pivot, text, language = record["en"], record["text"], record["lang"]
+    if not (isinstance(pivot, str) and isinstance(text, str) and isinstance(language, str)):
+        raise TypeError("a text or language that is no string")
+    return Meaning(pivot, ((language, text),))
+
+
+def _beir_rows(folder: Path) -> Iterator[tuple[str, Pair]]:
+    """Yield every judged query of the split ``train`` with each of its relevant documents."""
+    reader = BeirFolder.open(folder, split="train")
+    qrels = reader.qrels()
+    wanted = {document for judged in qrels.values() for document, grade in judged.items() if grade > 0}
+    texts = {document.id: document.content() for document in reader.documents() if document.id in wanted}
+    for query in reader.queries():
+        for document, grade in qrels.get(query.id, {}).items():
+            if grade > 0 and document in texts:
+                yield folder.resolve().name, Pair(query.text, texts[document], query.lang)
+
+
+def letters(text: str) -> str:
+    """Return letters and digits alone, in one case: what two texts are compared by."""
+    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def check_apart(sources: Iterable[Source], folders: Iterable[Path]) -> None:
+    """Refuse training text that is also in a dataset to evaluate with.
+
+    Compared are letters and digits of whole texts, 8 of them or more: those of queries and of relevant documents.
+
+    Args:
+        sources: what is trained on.
+        folders: BEIR folders.
+
+    Raises:
+        InputError: a text of a source is a query or a relevant passage of a folder.
+    """
+    held: dict[str, Path] = {}
+    for folder in folders:
+        reader = BeirFolder.open(folder)
+        relevant = {document for judged in reader.qrels().values() for document, grade in judged.items() if grade > 0}
+        texts = [query.text for query in reader.queries()]
+        for document in reader.documents():
+            texts += [document.text, document.content()] if document.id in relevant else []
+        held |= {key: folder for text in texts if len(key := letters(text)) >= 8}
+    if not held:
+        return
+    for source in sources:
+        for example in source.examples:
+            for text in _texts(example):
+                if letters(text) in held:
+                    raise InputError(
+                        f"{source.name} trains on {text[:60]!r}, which is in {held[letters(text)]}: what is trained on "
+                        "cannot be evaluated; leave that row out"
+                    )
+
+
+def _texts(example: Pair | Meaning) -> list[str]:
+    if isinstance(example, Pair):
+        return [example.query, example.positive, *example.negatives]
+    return [example.pivot, *(text for _, text in example.texts)]

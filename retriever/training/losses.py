@@ -1,0 +1,287 @@
+"""Contrastive losses over both kinds of vectors, from one forward pass.
+
+Every loss takes what Sentence Transformers' trainers hand over: the features of the columns of a batch, queries first,
+then positives, then any number of hard negatives. A passage of another row counts as wrong for a query, and so do,
+where that is asked for, the other queries: a wrong text in the right language. Without those a model can tell most
+wrong passages by their language alone, and learns that.
+
+InfoNCE (van den Oord et al. 2018) of a query i among candidates j, with the similarity s and the temperature t:
+
+    -log(exp(s(i, i) / t) / sum over j of exp(s(i, j) / t))
+
+NT-Xent (Chen et al. 2020) has a row's own side among the candidates and is summed over both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
+
+Features = dict[str, Any]
+FAR = -1e4  # the similarity of what does not count: far below every other, and float16 can hold it
+
+
+class Texts(NamedTuple):
+    """Vectors of n texts.
+
+    Attributes:
+        dense: (n, d), or None where the model makes none.
+        late: (n, T, d), or None where they are not wanted.
+        mask: (n, T) bool, the tokens that count.
+    """
+
+    dense: Tensor | None
+    late: Tensor | None
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """What is compared, and how.
+
+    Attributes:
+        objectives: "dense", "late" or both; their losses are added.
+        temperature: similarities are divided by it before the softmax.
+        symmetric: passages look for their queries too (dense vectors alone: MaxSim is made for short queries).
+        own_side: other queries count as wrong for a query, and other passages for a passage.
+        dims: the first so many dimensions of token vectors, each a loss of its own (Matryoshka, Kusupati et al. 2022);
+            empty for all dimensions alone.
+        distil: the weight of the divergence from the similarities that the model had before training.
+        distil_temperature: the teacher's.
+    """
+
+    objectives: tuple[str, ...] = ("dense", "late")
+    temperature: float = 0.03
+    symmetric: bool = True
+    own_side: bool = True
+    dims: tuple[int, ...] = ()
+    distil: float = 0.0
+    distil_temperature: float = 0.03
+
+
+def maxsim(queries: Texts, passages: Texts, dims: int | None = None) -> Tensor:
+    """Return the mean over each query's tokens of the best similarity to a passage's, (n, m), from -1 to 1.
+
+    Args:
+        queries: n texts.
+        passages: m texts.
+        dims: the first so many dimensions; None for all.
+    """
+    if queries.late is None or passages.late is None:
+        raise ValueError("maxsim needs token vectors")
+    a, b = (normalize(late[..., :dims].float(), dim=-1) for late in (queries.late, passages.late))
+    similar = torch.einsum("aqd,bpd->abqp", a, b)
+    best = similar.masked_fill(~passages.mask[None, :, None], FAR).amax(dim=-1)  # (n, m, tokens of the query)
+    best = best.masked_fill(~queries.mask[:, None], 0)
+    return best.sum(dim=-1) / queries.mask.sum(dim=-1).clamp(min=1)[:, None]
+
+
+def cosine(queries: Texts, passages: Texts) -> Tensor:
+    """Return the cosines of dense vectors, (n, m)."""
+    if queries.dense is None or passages.dense is None:
+        raise ValueError("this model makes no dense vectors: leave the objective dense out")
+    return normalize(queries.dense.float(), dim=-1) @ normalize(passages.dense.float(), dim=-1).T
+
+
+def similarities(contrast: Contrast) -> list[tuple[Callable[[Texts, Texts], Tensor], bool]]:
+    """Return every similarity that is trained, and whether passages may ask by it."""
+    found: list[tuple[Callable[[Texts, Texts], Tensor], bool]] = []
+    if "dense" in contrast.objectives:
+        found.append((cosine, contrast.symmetric))
+    if "late" in contrast.objectives:
+        found += [(partial(maxsim, dims=dims), False) for dims in contrast.dims or (None,)]
+    return found
+
+
+def info_nce(scores: Tensor, own: Tensor | None, temperature: float) -> Tensor:
+    """Return InfoNCE of queries whose right candidates are on the diagonal.
+
+    Args:
+        scores: (n, m), m >= n.
+        own: (n, n), similarities on the queries' own side, which count as wrong; None for none.
+        temperature: see the module.
+    """
+    if own is not None:
+        scores = torch.cat([scores, own.masked_fill(torch.eye(len(own), dtype=torch.bool, device=own.device), FAR)], 1)
+    return cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device))
+
+
+def contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None = None) -> Tensor:
+    """Return the loss of a batch.
+
+    Args:
+        columns: queries, positives, and any number of columns of negatives, n texts each.
+        contrast: how.
+        teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
+    """
+    with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
+        return _contrast_loss(columns, contrast, teacher)
+
+
+def _contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None) -> Tensor:
+    queries, positives, *negatives = columns
+    total = torch.zeros((), device=queries.mask.device)
+    for similarity, both in (found := similarities(contrast)):
+        scores = torch.cat([similarity(queries, side) for side in (positives, *negatives)], dim=1)
+        own = similarity(queries, queries) if contrast.own_side else None
+        loss = info_nce(scores, own, contrast.temperature)
+        if both:
+            own = similarity(positives, positives) if contrast.own_side else None
+            loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
+        if teacher is not None:
+            learned = log_softmax(scores[:, : len(teacher)] / contrast.temperature, dim=1)
+            wanted = softmax(teacher / contrast.distil_temperature, dim=1)
+            loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
+        # A late similarity of several lengths is one objective.
+        total = total + loss / (1 if similarity is cosine else len(found) - ("dense" in contrast.objectives))
+    return total
+
+
+def text_mask(features: Features, special: Tensor, prompted: int) -> Tensor:
+    """Return which tokens count in late interaction: neither special ones nor the prompt before the text, (n, T)."""
+    ids = features["input_ids"]
+    ordinary = ~torch.isin(ids, special.to(ids.device))
+    mask: Tensor = features["attention_mask"].bool() & ordinary & (ordinary.cumsum(dim=1) > prompted)
+    return mask
+
+
+class JointLoss(nn.Module):
+    """The loss that Sentence Transformers' trainers call.
+
+    With ``mini_batch`` it is GradCache (Gao et al. 2021): vectors are made without a graph, so many texts at a time,
+    and made again for the gradients, so a batch may be far larger than what fits into memory at once.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        contrast: Contrast,
+        *,
+        prompted: Sequence[int] = (0, 0),
+        mini_batch: int | None = None,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: a ``SentenceTransformer`` or ``MultiVectorEncoder``.
+            contrast: what is compared.
+            prompted: tokens of the prompts of queries and of passages.
+            mini_batch: texts in one forward pass; None for all, without GradCache.
+        """
+        super().__init__()
+        self.model = model
+        self.contrast = contrast
+        self.mini_batch = mini_batch
+        self._prompted = tuple(prompted)
+        self._own_mask = type(model).__name__ == "MultiVectorEncoder"
+        self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch: queries, positives, negatives, and, where it distils, what the teacher reads."""
+        columns = list(sentence_features)
+        teacher = None
+        if self.contrast.distil:
+            *columns, asked, found = columns
+            teacher = self._teacher(asked, found)
+        if self.mini_batch is None:
+            encoded = [self.encode(column, passage=place > 0) for place, column in enumerate(columns)]
+            return contrast_loss(encoded, self.contrast, teacher)
+        return self._cached(columns, teacher)
+
+    def encode(self, features: Features, *, passage: bool) -> Texts:
+        """Run texts through the model."""
+        out = self.model(dict(features))
+        late, mask = None, out["attention_mask"].bool()
+        if not self._own_mask:
+            mask = text_mask(features, self._special, self._prompted[passage])
+        if "late" in self.contrast.objectives:
+            late = out["token_embeddings"]
+        return Texts(out.get("sentence_embedding") if "dense" in self.contrast.objectives else None, late, mask)
+
+    def _teacher(self, asked: Features, found: Features) -> Tensor:
+        """Return the similarities that the model had before its adapters were added."""
+        with torch.no_grad(), _without_adapters(self.model):
+            a = normalize(self.model(dict(asked))["sentence_embedding"].float(), dim=-1)
+            if torch.equal(asked["input_ids"], found["input_ids"]):  # parallel text
+                return a @ a.T
+            return a @ normalize(self.model(dict(found))["sentence_embedding"].float(), dim=-1).T
+
+    def _cached(self, columns: Sequence[Features], teacher: Tensor | None) -> Tensor:
+        """Return the loss; its backward pass runs the model again, a few texts at a time."""
+        with torch.no_grad():
+            parts = [
+                [self.encode(some, passage=place > 0) for some in _cut(column, self.mini_batch or 1)]
+                for place, column in enumerate(columns)
+            ]
+        leaves = [_joined(some) for some in parts]
+        kept = [[v.detach().requires_grad_() for v in texts[:2] if v is not None] for texts in leaves]
+        with torch.enable_grad():
+            loss = contrast_loss([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)],
+                                 self.contrast, teacher)  # fmt: skip
+            if not torch.is_grad_enabled() or not any(p.requires_grad for p in self.model.parameters()):
+                return loss.detach()
+            flat = [vector for own in kept for vector in own]
+            slopes = iter(torch.autograd.grad(loss, flat))
+        loss = loss.detach().requires_grad_()
+        wanted = [[next(slopes) for _ in own] for own in kept]
+        kind = loss.device.type
+        amp = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+        loss.register_hook(partial(self._again, columns, wanted, amp))  # type: ignore[no-untyped-call]
+        return loss
+
+    def _again(
+        self, columns: Sequence[Features], wanted: Sequence[Sequence[Tensor]], amp: torch.autocast, scale: Tensor
+    ) -> None:
+        """Encode everything again, with a graph, and hand on the gradients of the vectors."""
+        size = self.mini_batch or 1
+        for place, (column, slopes) in enumerate(zip(columns, wanted, strict=True)):
+            for number, some in enumerate(_cut(column, size)):
+                with torch.enable_grad():
+                    with amp:
+                        texts = self.encode(some, passage=place > 0)
+                    vectors = [vector for vector in texts[:2] if vector is not None]
+                    here = slice(number * size, number * size + len(texts.mask))
+                    product = torch.zeros((), device=scale.device)
+                    for vector, slope in zip(vectors, slopes, strict=True):
+                        product = product + (vector.float() * slope[here].float()).sum()
+                    (product * scale).backward()  # type: ignore[no-untyped-call]
+
+
+def _cut(column: Features, size: int) -> Iterator[Features]:
+    """Yield the features of so many texts at a time."""
+    for at in range(0, len(column["input_ids"]), size):
+        yield {k: v[at : at + size] if isinstance(v, Tensor) else v for k, v in column.items()}
+
+
+def _joined(parts: Sequence[Texts]) -> Texts:
+    dense, late, mask = zip(*parts, strict=True)
+    return Texts(
+        None if dense[0] is None else torch.cat(dense), None if late[0] is None else torch.cat(late), torch.cat(mask)
+    )
+
+
+def _with(texts: Texts, vectors: Sequence[Tensor]) -> Texts:
+    """Return texts with other vectors in the places of those that they have."""
+    left = iter(vectors)
+    return Texts(texts.dense if texts.dense is None else next(left), next(left, None), texts.mask)
+
+
+@contextmanager
+def _without_adapters(model: nn.Module) -> Iterator[None]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)

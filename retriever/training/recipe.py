@@ -1,0 +1,127 @@
+"""A recipe: everything that decides what a training makes, in one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.errors import InputError, NotFoundError
+from retriever.bundled import NAME as BUNDLED
+from retriever.training.batches import Mixing
+from retriever.training.losses import Contrast
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A file or BEIR folder to train on.
+
+    Attributes:
+        path: relative to the recipe.
+        leave_out: values of "source" whose rows are left out.
+    """
+
+    path: str
+    leave_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizing:
+    """How weights move.
+
+    Attributes:
+        steps: batches.
+        learning_rate: at its highest, after ``warmup`` steps; it falls to 0 along half a cosine.
+        projection_rate: that of modules after the transformer.
+        warmup: steps.
+        lora_rank: of the adapters on every linear layer; 0 trains all weights but the embeddings.
+        tokens: texts are cut to so many.
+        mini_batch: texts in one forward pass, with GradCache; 0 for all without.
+        bf16: forward and backward passes in bfloat16.
+        save_every: steps between checkpoints, and between evaluations.
+        patience: evaluations without a better one before it stops; 0 never stops.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 3e-4
+    projection_rate: float = 1e-3
+    warmup: int = 50
+    lora_rank: int = 64
+    tokens: int = 128
+    mini_batch: int = 0
+    bf16: bool = True
+    save_every: int = 100
+    patience: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a training makes.
+
+    Attributes:
+        data: what is read.
+        base: an encoder's name or folder.
+        seed: of batches and new weights.
+        held_out: batches that are evaluated and not trained on.
+        apart: BEIR folders whose text must not be in the data.
+        mixing, contrast, optimizing: see there.
+    """
+
+    data: tuple[Data, ...]
+    base: str = BUNDLED
+    seed: int = 0
+    held_out: int = 8
+    apart: tuple[str, ...] = ()
+    mixing: Mixing = field(default_factory=Mixing)
+    contrast: Contrast = field(default_factory=Contrast)
+    optimizing: Optimizing = field(default_factory=Optimizing)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; paths in it are taken from where it lies.
+
+    Raises:
+        NotFoundError: no such file.
+        InputError: no TOML, an unknown key, or a value of another type.
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist: give a recipe") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is no recipe: {error}") from error
+    try:
+        parts = {"mixing": Mixing, "contrast": Contrast, "optimizing": Optimizing}
+        own: dict[str, Any] = {
+            key: _filled(parts[key], value) if key in parts else value for key, value in told.items() if key != "data"
+        }
+        rows = told.get("data", [])
+        if not rows:
+            raise TypeError("there is no [[data]]")
+        own["data"] = tuple(_filled(Data, {**row, "path": str(path.parent / row["path"])}) for row in rows)
+        own["apart"] = [str(path.parent / folder) for folder in own.get("apart", ())]
+        return _filled(Recipe, own)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _filled(kind: type[T], values: dict[str, Any]) -> T:
+    """Make a dataclass of a table, with the types that its defaults have."""
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        raise TypeError(f"unknown key {unknown[0]!r}: {kind.__name__.lower()} has {', '.join(known)}")
+    made = {}
+    for name, value in values.items():
+        default = known[name].default
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, int | float | str | tuple) and type(value) is not type(default):
+            raise TypeError(f"{name} = {value!r} should be a {type(default).__name__}")
+        made[name] = value
+    return kind(**made)
