@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(sub)
     _add_eval(sub)
     _add_compare(sub)
+    _add_train(sub)
     _add_bitext(sub)
     _add_reproduce(sub)
     return top
@@ -189,6 +190,15 @@ def _add_compare(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("compared", nargs="+", type=Path, metavar="RUN", help="a run file: qid Q0 docid rank score tag")
     made.add_argument("--qrels", required=True, type=Path, metavar="FILE", help="judgements, of BEIR or of TREC")
     _add_measures(made)
+
+
+def _add_train(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "train", commands.train,
+        "Train an encoder by a recipe; run it again to go on where it stopped.", commands.show_train,
+    )  # fmt: skip
+    made.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, see docs/training.md")
+    made.add_argument("--to", required=True, type=Path, metavar="DIR", help="checkpoints, the log, and the model")
 
 
 def _add_bitext(sub: Any) -> None:  # noqa: ANN401

@@ -105,6 +105,24 @@ def search(arguments: Namespace) -> Result:
     return {**told, "took_ms": round((time.perf_counter() - started) * 1000, 3)}
 
 
+def train(arguments: Namespace) -> Result:
+    """Train an encoder, or go on with a training that was stopped."""
+    from retriever.training.recipe import read_recipe
+    from retriever.training.train import train as run
+
+    return run(read_recipe(arguments.recipe), arguments.to, lambda label, total: _bar(label, total, " batches"))
+
+
+def show_train(result: Result) -> str:
+    """Tell what came of a training."""
+    held = f", {result['held_out_loss']:.4f} on what was held out" if "held_out_loss" in result else ""
+    left = ", ".join(f"{count:,} {why}" for why, count in sorted(result["skipped"].items()))
+    return (
+        f"{result['steps']:,} steps in {result['seconds']:,.0f} s, loss {result['loss']:.4f}{held}; the model is in "
+        f"{result['model']}" + (f"; rows left out: {left}" if left else "")
+    )
+
+
 def serve(arguments: Namespace) -> None:
     """Serve a collection until interrupted."""
     from server.app import create_app

@@ -34,6 +34,7 @@ class Row(NamedTuple):
     negatives: tuple[str, ...]
     asked: str
     found: str
+    scores: tuple[float, ...] = ()  # of the positive and each negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,11 @@ class Mixer:
         return rows
 
     def _answered(self, pair: Pair) -> Row:
-        wrong = list(pair.negatives)
-        drawn = self._random.sample(wrong, min(self._mixing.negatives, len(wrong)))
-        return Row(pair.query, pair.positive, tuple(drawn), pair.query, pair.positive)
+        places = range(len(pair.negatives))
+        drawn = self._random.sample(places, min(self._mixing.negatives, len(places)))
+        scores = (pair.scores[0], *(pair.scores[1 + place] for place in drawn)) if pair.scores else ()
+        negatives = tuple(pair.negatives[place] for place in drawn)
+        return Row(pair.query, pair.positive, negatives, pair.query, pair.positive, scores)
 
     def _distinct(self, rows: Sequence[Row]) -> list[Row]:
         """Leave out rows whose query or passage stands in the batch already: it would be right and wrong at once."""

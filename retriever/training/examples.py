@@ -14,7 +14,6 @@ record ends the reading, with its number.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from data.errors import InputError, UsageError
 from data.lines import fault, json_objects
 from data.readers import BeirFolder
 from data.records import normalize_language
 
-_NOT_WORDS = re.compile(r"\W+")
+# Marks stay: without them every Thai or Hindi word is that of other vowels too.
+_SIGNS = regex.compile(r"[^\p{L}\p{M}\p{N}_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Meaning:
 
     Attributes:
         pivot: in English.
-        texts: (language, text) of its translations, one or more.
+        texts: (language, text) of its translations, one or more; languages as they were given, pt-BR beside pt.
     """
 
     pivot: str
@@ -181,8 +183,8 @@ def _beir_rows(folder: Path) -> Iterator[tuple[str, Pair]]:
 
 
 def letters(text: str) -> str:
-    """Return letters and digits alone, in one case: what two texts are compared by."""
-    return _NOT_WORDS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """Return letters, marks and digits alone, in one case and width: what two texts are compared by."""
+    return _SIGNS.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def check_apart(sources: Iterable[Source], folders: Iterable[Path]) -> None:

@@ -55,6 +55,11 @@ class Contrast:
             empty for all dimensions alone.
         distil: the weight of the divergence from the similarities that the model had before training.
         distil_temperature: the teacher's.
+        pairs: the weight of InfoNCE.
+        lists: the weight of what scored lists teach.
+        list_loss: how: "kl", the divergence from the softmax of the scores over a row's own candidates, or
+            "margin-mse" (Hofstätter et al. 2020), the squared error of the positive's lead over each negative, with
+            scores in units of similarity.
     """
 
     objectives: tuple[str, ...] = ("dense", "late")
@@ -64,6 +69,18 @@ class Contrast:
     dims: tuple[int, ...] = ()
     distil: float = 0.0
     distil_temperature: float = 0.03
+    pairs: float = 1.0
+    lists: float = 0.0
+    list_loss: str = "kl"
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        if not self.objectives or set(self.objectives) - {"dense", "late"}:
+            raise ValueError(f"objectives are dense, late or both, not {', '.join(self.objectives) or 'none'}")
+        if self.list_loss not in ("kl", "margin-mse"):
+            raise ValueError(f"list_loss is kl or margin-mse, not {self.list_loss}")
+        if min(self.temperature, self.distil_temperature) <= 0:
+            raise ValueError("temperatures are above 0")
 
 
 def maxsim(queries: Texts, passages: Texts, dims: int | None = None) -> Tensor:
@@ -113,23 +130,46 @@ def info_nce(scores: Tensor, own: Tensor | None, temperature: float) -> Tensor:
     return cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device))
 
 
-def contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None = None) -> Tensor:
+def list_loss(scores: Tensor, worth: Tensor, contrast: Contrast) -> Tensor:
+    """Return what scored lists teach; rows that nobody has scored, with NaN for a score, count for nothing.
+
+    Args:
+        scores: (n, c), the model's similarities of each query to its own candidates, the positive first.
+        worth: (n, c), the teacher's.
+        contrast: how.
+    """
+    known = ~worth.isnan().any(dim=1)
+    if not known.any():
+        return scores.sum() * 0
+    scores, worth = scores[known], worth[known]
+    if contrast.list_loss == "margin-mse":
+        return ((scores[:, :1] - scores[:, 1:]) - (worth[:, :1] - worth[:, 1:])).square().mean()
+    return kl_div(log_softmax(scores / contrast.temperature, dim=1), softmax(worth, dim=1), reduction="batchmean")
+
+
+def contrast_loss(
+    columns: Sequence[Texts], contrast: Contrast, *, teacher: Tensor | None = None, worth: Tensor | None = None
+) -> Tensor:
     """Return the loss of a batch.
 
     Args:
         columns: queries, positives, and any number of columns of negatives, n texts each.
         contrast: how.
         teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
+        worth: (n, 1 + columns of negatives) scores of each row's own candidates; None for no scored lists.
     """
     with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
-        return _contrast_loss(columns, contrast, teacher)
+        return _contrast_loss(columns, contrast, teacher, worth)
 
 
-def _contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None) -> Tensor:
+def _contrast_loss(
+    columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None, worth: Tensor | None
+) -> Tensor:
     queries, positives, *negatives = columns
     total = torch.zeros((), device=queries.mask.device)
     for similarity, both in (found := similarities(contrast)):
-        scores = torch.cat([similarity(queries, side) for side in (positives, *negatives)], dim=1)
+        sides = [similarity(queries, side) for side in (positives, *negatives)]
+        scores = torch.cat(sides, dim=1)
         own = similarity(queries, queries) if contrast.own_side else None
         loss = info_nce(scores, own, contrast.temperature)
         if both:
@@ -139,6 +179,9 @@ def _contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor
             learned = log_softmax(scores[:, : len(teacher)] / contrast.temperature, dim=1)
             wanted = softmax(teacher / contrast.distil_temperature, dim=1)
             loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
+        if worth is not None:
+            own_lists = torch.stack([side.diagonal() for side in sides], dim=1)
+            loss = loss + contrast.lists * list_loss(own_lists, worth, contrast)
         # A late similarity of several lengths is one objective.
         total = total + loss / (1 if similarity is cosine else len(found) - ("dense" in contrast.objectives))
     return total
@@ -192,8 +235,8 @@ class JointLoss(nn.Module):
             teacher = self._teacher(asked, found)
         if self.mini_batch is None:
             encoded = [self.encode(column, passage=place > 0) for place, column in enumerate(columns)]
-            return contrast_loss(encoded, self.contrast, teacher)
-        return self._cached(columns, teacher)
+            return contrast_loss(encoded, self.contrast, teacher=teacher, worth=labels)
+        return self._cached(columns, teacher, labels)
 
     def encode(self, features: Features, *, passage: bool) -> Texts:
         """Run texts through the model."""
@@ -213,7 +256,7 @@ class JointLoss(nn.Module):
                 return a @ a.T
             return a @ normalize(self.model(dict(found))["sentence_embedding"].float(), dim=-1).T
 
-    def _cached(self, columns: Sequence[Features], teacher: Tensor | None) -> Tensor:
+    def _cached(self, columns: Sequence[Features], teacher: Tensor | None, worth: Tensor | None) -> Tensor:
         """Return the loss; its backward pass runs the model again, a few texts at a time."""
         with torch.no_grad():
             parts = [
@@ -222,10 +265,11 @@ class JointLoss(nn.Module):
             ]
         leaves = [_joined(some) for some in parts]
         kept = [[v.detach().requires_grad_() for v in texts[:2] if v is not None] for texts in leaves]
+        learns = torch.is_grad_enabled()
         with torch.enable_grad():
-            loss = contrast_loss([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)],
-                                 self.contrast, teacher)  # fmt: skip
-            if not torch.is_grad_enabled() or not any(p.requires_grad for p in self.model.parameters()):
+            columns_of = [_with(texts, own) for texts, own in zip(leaves, kept, strict=True)]
+            loss = contrast_loss(columns_of, self.contrast, teacher=teacher, worth=worth)
+            if not learns:
                 return loss.detach()
             flat = [vector for own in kept for vector in own]
             slopes = iter(torch.autograd.grad(loss, flat))

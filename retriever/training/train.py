@@ -12,7 +12,10 @@ after a stop takes up the batch that would have come next.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +34,27 @@ LEARNED = "learned.safetensors"
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
-def train(recipe: Recipe, output: Path) -> dict[str, Any]:
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
+
+
+@contextmanager
+def _no_progress(label: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    yield lambda count, note: None
+
+
+def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> dict[str, Any]:
     """Train, or go on with what was stopped.
 
     Args:
         recipe: how.
         output: a folder; what is in it of an earlier training of the same recipe is gone on with.
+        progress: opens a bar, ``with progress(label, total) as advance``, and ``advance(1, note)`` after each step.
 
     Returns:
-        ``{"steps", "seconds", "loss", "held_out_loss", "skipped"}``.
+        ``{"model", "steps", "seconds", "loss", "held_out_loss", "skipped"}``.
     """
+    if any(find_spec(name) is None for name in ("accelerate", "datasets", "peft")):
+        raise UsageError("training needs more packages: pip install 'polyseek[train]'")
     be_quiet()
     skipped = Skipped()
     sources = [
@@ -65,11 +79,14 @@ def train(recipe: Recipe, output: Path) -> dict[str, Any]:
         data_collator=_collator(model),
     )
     last = any(output.glob("checkpoint-*"))
-    result = trainer.train(resume_from_checkpoint=last or None)
+    with progress("train", recipe.optimizing.steps) as advance:
+        _callbacks(trainer, advance)
+        result = trainer.train(resume_from_checkpoint=last or None)
     evaluated = trainer.evaluate() if held else {}
     _write_log(output / "log.csv", trainer.state.log_history)
     save(model, output, recipe)
     return {
+        "model": str(output / "model"),
         "steps": int(trainer.state.global_step),
         "seconds": round(float(result.metrics["train_runtime"]), 1),
         "loss": round(float(result.training_loss), 4),
@@ -132,6 +149,10 @@ def _dataset(batches: Sequence[Sequence[Row]], model: Any, recipe: Recipe) -> An
     if recipe.contrast.distil:
         columns["asked"] = [(passage if row.asked == row.found else query) + row.asked for row in rows]
         columns["found"] = [passage + row.found for row in rows]
+    if recipe.contrast.lists:
+        count = 1 + recipe.mixing.negatives
+        unknown = [math.nan] * count
+        columns["label"] = [list(row.scores) if len(row.scores) == count else unknown for row in rows]
     columns["batch"] = [number for number, batch in enumerate(batches) for _ in batch]
     return Dataset.from_dict(columns)
 
@@ -170,6 +191,29 @@ def _trainer_class() -> Any:  # noqa: ANN401
             read_learned(self.model, Path(resume_from_checkpoint))
 
     return Trainer
+
+
+def _callbacks(trainer: Any, advance: Callable[[int, str], None]) -> None:  # noqa: ANN401
+    """Put our own progress in the place of what prints to standard output."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+            logs = state.log_history[-1] if state.log_history else {}
+            told = [f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs]
+            advance(1, ", ".join(told))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ANN401
+            told = [logs[name] for name in ("loss", "grad_norm", "eval_loss") if name in (logs or {})]
+            if not all(math.isfinite(float(value)) for value in told):
+                raise UsageError(
+                    f"the loss is no number any more at step {state.global_step}: lower the learning_rate, or raise "
+                    "the temperature; the checkpoint before is kept"
+                )
+
+    for kind in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(kind)
+    trainer.add_callback(Watch())
 
 
 def write_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
@@ -223,11 +267,12 @@ def _arguments(recipe: Recipe, output: Path, evaluates: bool) -> Any:  # noqa: A
         use_cpu=not torch.cuda.is_available(),
         batch_sampler=lambda dataset, **_: InOrder(dataset),  # type: ignore[arg-type]
         eval_strategy="steps" if evaluates else "no",
+        eval_on_start=evaluates,
         eval_steps=how.save_every,
         save_steps=how.save_every,
         save_total_limit=2,
         logging_steps=10,
-        report_to=[],
+        report_to=["tensorboard"] if find_spec("tensorboard") else [],
         dataloader_num_workers=0,
         remove_unused_columns=False,
     )

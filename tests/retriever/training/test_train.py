@@ -1,0 +1,159 @@
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import InputError, NotFoundError, UsageError
+from retriever.encoder import Encoder
+from retriever.training.recipe import read_recipe
+from retriever.training.train import train
+
+WORDS = "reef coral white sea warm fox jumps fence Riff weiß Meer Zaun Fuchs bahari uzio море рыба 海水 珊瑚".split()
+
+
+def write_pairs(path, count, seed=0):
+    """Write pairs whose passage has the query's words, turned round, and some others."""
+    drawn = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            words = drawn.sample(WORDS, 5)
+            positive = [*reversed(words), *drawn.sample(WORDS, 2)]
+            row = {"query": " ".join(words), "positive": " ".join(positive), "lang": "en"}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def write_recipe(folder, base, *, steps=60, extra="", optimizing="", contrast=""):
+    folder.mkdir(exist_ok=True)
+    write_pairs(folder / "pairs.jsonl", 2000)
+    (folder / "recipe.toml").write_text(
+        f"""
+base = {json.dumps(str(base))}
+seed = 3
+held_out = 4
+{extra}
+[[data]]
+path = "pairs.jsonl"
+[mixing]
+rows = 16
+[contrast]
+temperature = 0.1
+{contrast}
+[optimizing]
+steps = {steps}
+learning_rate = 5e-3
+projection_rate = 5e-3
+warmup = 5
+lora_rank = 8
+bf16 = false
+save_every = 20
+{optimizing}
+""",
+        encoding="utf-8",
+    )
+    return folder / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_folder):
+    folder = tmp_path_factory.mktemp("train")
+    recipe = read_recipe(write_recipe(folder / "data", tiny_folder))
+    return recipe, folder / "out", train(recipe, folder / "out")
+
+
+def log_of(folder):
+    with (folder / "log.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_training_improves_the_loss_of_what_it_has_not_seen(trained):
+    _, folder, told = trained
+    assert told["steps"] == 60
+    held = [float(row["eval_loss"]) for row in log_of(folder) if row["eval_loss"]]
+    assert told["held_out_loss"] == pytest.approx(held[-1], abs=1e-4)
+    assert held[-1] < held[0] - 1
+
+
+def test_what_comes_out_is_a_checkpoint_like_any_other(trained, tiny):
+    _, folder, _ = trained
+    encoder = Encoder.load(str(folder / "model"), backend="torch")
+    assert encoder.dims == tiny.dims
+    query, right, wrong = "reef coral white", "white coral reef fence", "fox jumps fence море"
+    vectors = encoder.encode_documents([right, wrong]).dense @ encoder.encode_queries([query]).dense[0]
+    assert vectors[0] > vectors[1]
+    assert not np.allclose(encoder.encode_queries([query]).dense, tiny.encode_queries([query]).dense, atol=1e-2)
+
+
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(trained, tmp_path):
+    recipe, folder, told = trained
+    other = tmp_path / "out"
+    train(recipe, other)
+    for step in (60, 40):  # as after a kill between 20 and 40
+        for path in sorted((other / f"checkpoint-{step}").rglob("*")):
+            path.unlink()
+        (other / f"checkpoint-{step}").rmdir()
+    again = train(recipe, other)
+    assert again["held_out_loss"] == told["held_out_loss"]
+    a, b = (Encoder.load(str(x / "model"), backend="torch").encode_queries(["reef fox"]) for x in (folder, other))
+    np.testing.assert_array_equal(a.dense, b.dense)
+    np.testing.assert_array_equal(a.late.values, b.late.values)
+
+
+def test_a_teacher_keeps_the_model_near_what_it_was(tmp_path, tiny_folder, tiny):
+    moved = []
+    for name, contrast in (("free", ""), ("taught", "distil = 50.0\ndistil_temperature = 0.1\npairs = 0.0")):
+        recipe = read_recipe(write_recipe(tmp_path / name, tiny_folder, steps=20, contrast=contrast))
+        train(recipe, tmp_path / name / "out")
+        encoder = Encoder.load(str(tmp_path / name / "out" / "model"), backend="torch")
+        texts = ["reef coral", "fox fence", "Meer Riff", "bahari uzio"]
+        old, new = (e.encode_documents(texts).dense for e in (tiny, encoder))
+        moved.append(np.abs(old @ old.T - new @ new.T).max())
+    assert moved[1] < moved[0] / 2
+
+
+def test_without_adapters_all_but_the_embeddings_moves(tmp_path, tiny_folder):
+    from sentence_transformers import SentenceTransformer
+
+    path = write_recipe(tmp_path / "x", tiny_folder, steps=3, optimizing="")
+    path.write_text(path.read_text().replace("lora_rank = 8", "lora_rank = 0"))
+    train(read_recipe(path), tmp_path / "out")
+    old, new = (dict(SentenceTransformer(str(x)).named_parameters()) for x in (tiny_folder, tmp_path / "out/model"))
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert not any("embeddings" in name for name in moved)
+    assert any("attention.self.query.weight" in name for name in moved)
+    assert any("linear.weight" in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("stepz = 3", "unknown key 'stepz'"),
+        ("steps = 'x'", "no recipe"),
+        ("save_every = 1.5", "should be a int"),
+    ],
+)
+def test_a_recipe_with_a_slip_is_refused(tmp_path, tiny_folder, change, said):
+    path = write_recipe(tmp_path / "x", tiny_folder, optimizing=change)
+    if change.startswith("save_every"):
+        path.write_text(path.read_text().replace("save_every = 20\n", ""))
+    with pytest.raises(InputError, match=said):
+        read_recipe(path)
+
+
+def test_a_recipe_that_is_not_there_or_has_no_data(tmp_path):
+    with pytest.raises(NotFoundError):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "empty.toml").write_text("seed = 1\n")
+    with pytest.raises(InputError, match=r"\[\[data\]\]"):
+        read_recipe(tmp_path / "empty.toml")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path, tiny_folder):
+    path = write_recipe(tmp_path / "x", tiny_folder, steps=40)
+    path.write_text(path.read_text().replace("learning_rate = 5e-3", "learning_rate = 1e30"))
+    with pytest.raises(UsageError, match="learning_rate"):
+        train(read_recipe(path), tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
