@@ -166,9 +166,9 @@ def _add_serve(sub: Any) -> None:  # noqa: ANN401
 
 def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a test collection.", commands.show_eval)
-    made.add_argument("dataset", metavar="DATASET",
-                      help="a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of "
-                      "LAReQA's or MIRACL's files, or irds:ID, a data set of ir_datasets")  # fmt: skip
+    made.add_argument("dataset", metavar="DATASET", help=DATASET)
+    made.add_argument("--split", metavar="NAME",
+                      help="whose queries and judgements: test, dev, dev.small (default: the usual one)")  # fmt: skip
     made.add_argument("--queries", type=Path, metavar="FILE",
                       help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
@@ -227,6 +227,12 @@ def _add_measures(made: argparse.ArgumentParser) -> None:
 
 
 INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines from stdin"
+
+DATASET = (
+    "a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of the files of LAReQA, MIRACL, "
+    "Mr.TyDi, mMARCO or TREC (*.trec[.gz], topics, qrels), a LANGUAGE_collection.tsv of mMARCO, or irds:ID, a data set "
+    "of ir_datasets"
+)
 
 
 def _add_folder(made: argparse.ArgumentParser) -> None:

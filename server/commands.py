@@ -117,7 +117,7 @@ def serve(arguments: Namespace) -> None:
 
 
 def evaluate(arguments: Namespace) -> Result:
-    """Evaluate systems on a BEIR folder."""
+    """Evaluate systems on a test collection."""
     from eval.command import EvalRequest, evaluate_dataset
     from eval.measures import split_names
     from eval.report import check_path, write_report
@@ -127,6 +127,7 @@ def evaluate(arguments: Namespace) -> Result:
     request = EvalRequest(
         dataset=arguments.dataset,
         queries=arguments.queries,
+        split=arguments.split,
         using=arguments.using,
         measures=tuple(split_names(arguments.measures)),
         neutral=arguments.neutral,
