@@ -10,7 +10,7 @@ from data.beir import BeirFolder, Qrels, find_part
 from data.errors import UsageError
 from data.lareqa import LareqaFolder
 from data.layouts import find_miracl, find_mmarco, find_mrtydi, find_trec
-from data.packages import IRDS, IrDataset
+from data.packages import IRDS, MTEB, IrDataset, MtebTask
 from data.records import Document, Query
 
 
@@ -40,7 +40,8 @@ def open_dataset(source: str, *, queries: Path | None = None, split: str | None 
 
     Args:
         source: a BEIR folder; a folder of LAReQA's ``LANGUAGE.json``; one of MIRACL, Mr.TyDi, mMARCO or TREC, see
-            :mod:`data.layouts`; a collection's file of mMARCO; or ``irds:ID``, a data set of `ir_datasets`.
+            :mod:`data.layouts`; a collection's file of mMARCO; ``irds:ID``, a data set of `ir_datasets`; ``mteb:TASK``
+            or ``mteb:TASK/SUBSET``, a retrieval task of MTEB.
         queries: a file that stands in for the queries of a BEIR folder.
         split: whose queries and judgements, where there are several; None for the usual one.
 
@@ -60,6 +61,8 @@ def open_dataset(source: str, *, queries: Path | None = None, split: str | None 
 
 def _open_other(source: str, folder: Path, split: str | None) -> Dataset | None:
     """Open what is no BEIR folder; None for what is nothing that is known."""
+    if source.startswith(MTEB):
+        return MtebTask.open(source.removeprefix(MTEB), split)
     whole = IrDataset.open(source.removeprefix(IRDS)) if source.startswith(IRDS) else LareqaFolder.find(folder)
     if whole is None:
         layouts = (find_miracl, find_mrtydi, find_mmarco, find_trec)

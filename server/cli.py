@@ -230,8 +230,8 @@ INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or
 
 DATASET = (
     "a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of the files of LAReQA, MIRACL, "
-    "Mr.TyDi, mMARCO or TREC (*.trec[.gz], topics, qrels), a LANGUAGE_collection.tsv of mMARCO, or irds:ID, a data set "
-    "of ir_datasets"
+    "Mr.TyDi, mMARCO or TREC (*.trec[.gz], topics, qrels), a LANGUAGE_collection.tsv of mMARCO, irds:ID, a data set of "
+    "ir_datasets, or mteb:TASK[/SUBSET], a retrieval task of MTEB"
 )
 
 
