@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from data.beir import BeirFolder, Qrels, find_part
-from data.errors import UsageError
+from data.downloads import read_registry
+from data.errors import NotFoundError, UsageError
 from data.lareqa import LareqaFolder
 from data.layouts import find_miracl, find_mmarco, find_mrtydi, find_trec
 from data.packages import IRDS, MTEB, IrDataset, MtebTask
@@ -52,6 +53,8 @@ def open_dataset(source: str, *, queries: Path | None = None, split: str | None 
     """
     folder = Path(source)
     opened = None if find_part(folder, "corpus.jsonl") else _open_other(source, folder, split)
+    if opened is None and not folder.exists() and source in read_registry():
+        raise NotFoundError(f"{source} is not here yet: `polyseek fetch {source}` gets it")
     if opened is None:
         return BeirFolder.open(folder, split or "test", queries=queries)
     if queries is not None:

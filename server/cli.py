@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_search(sub)
     _add_serve(sub)
     _add_eval(sub)
+    _add_fetch(sub)
     _add_compare(sub)
     _add_bitext(sub)
     _add_reproduce(sub)
@@ -179,6 +180,17 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
     made.add_argument("--report", type=Path, metavar="FILE", help="write a report there, *.html or *.md")
     _add_encoder(made)
+
+
+def _add_fetch(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "fetch", commands.fetch,
+        "Get a test collection by its name, verified; without a name, list which there are.", commands.show_fetch,
+    )  # fmt: skip
+    made.add_argument("name", nargs="?", metavar="NAME", help="of data/downloads.toml")
+    made.add_argument("--to", type=Path, metavar="DIR", help="the folder for it (default: NAME, here)")
+    made.add_argument("--source", type=Path, metavar="FOLDER",
+                      help="take the files from there, under their own names, where there is no network")  # fmt: skip
 
 
 def _add_compare(sub: Any) -> None:  # noqa: ANN401
