@@ -148,7 +148,7 @@ class BeirFolder:
         """
         if not folder.is_dir():
             raise NotFoundError(
-                f"{source_name(folder)} is no folder: a dataset is a BEIR folder, with corpus.jsonl in it"
+                f"{source_name(folder)} is no folder: give a BEIR folder, or another dataset of `polyseek eval --help`"
             )
         parts = [find_part(folder, name) for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")]
         corpus, own, qrels = parts

@@ -92,7 +92,6 @@ def _row_document(row: dict[str, str]) -> Document:
     return Document(identity, text, title=title, lang=lang, metadata=row)
 
 
-_DOC = re.compile(r"(</?DOC\s*>)", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _ELEMENT = re.compile(
     r"<(?P<name>[A-Za-z][\w.-]*)(?:\s[^<>]*)?>(?P<body>.*?)</(?P=name)\s*>", re.DOTALL | re.IGNORECASE
@@ -110,19 +109,24 @@ def trec_documents(path: Path) -> Iterator[Document]:
     Raises:
         InputError: text outside of documents or elements, a document that is never closed or has no DOCNO or TEXT.
     """
-    for number, body in _trec_bodies(path):
+    for number, body in elements(path, "DOC"):
         with located(path, number):
             document = _trec_document(body)
         yield document
 
 
-def _trec_bodies(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield what is between ``<DOC>`` and ``</DOC>`` with the line of the former."""
+def elements(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yield what is between ``<NAME>`` and ``</NAME>``, in any case, with the line of the former.
+
+    Raises:
+        InputError: text outside of them, one inside another, one that is never closed; with file and line.
+    """
+    pattern = re.compile(rf"(</?{name}\s*>)", re.IGNORECASE)
     body: list[str] = []
-    start = 0  # the line of the open <DOC>, 0 outside
+    start = 0  # the line of the open element, 0 outside
     for number, line in numbered_lines(path):
-        for piece in _DOC.split(line):
-            tag = "" if not _DOC.fullmatch(piece) else "end" if piece.startswith("</") else "begin"
+        for piece in pattern.split(line):
+            tag = "" if not pattern.fullmatch(piece) else "end" if piece.startswith("</") else "begin"
             match tag, start > 0:
                 case "begin", False:
                     start = number
@@ -133,18 +137,18 @@ def _trec_bodies(path: Path) -> Iterator[tuple[int, str]]:
                     body.append(piece)
                 case "", False:
                     if piece.strip():
-                        raise fault(path, number, f"text outside of <DOC>...</DOC>: {piece.strip()[:40]!r}")
+                        raise fault(path, number, f"text outside of <{name}>...</{name}>: {piece.strip()[:40]!r}")
                 case _:
-                    raise fault(path, number, _misplaced(piece, start))
+                    raise fault(path, number, _misplaced(piece, name, start))
     if start:
-        message = "this <DOC> is never closed by </DOC>: the file is cut short, or an end tag is missing"
+        message = f"this <{name}> is never closed by </{name}>: the file is cut short, or an end tag is missing"
         raise fault(path, start, message)
 
 
-def _misplaced(tag: str, start: int) -> str:
+def _misplaced(tag: str, name: str, start: int) -> str:
     if start:
-        return f"{tag} before the <DOC> of line {start} is closed by </DOC>"
-    return f"{tag} without a <DOC> before it"
+        return f"{tag} before the <{name}> of line {start} is closed by </{name}>"
+    return f"{tag} without a <{name}> before it"
 
 
 def _trec_document(body: str) -> Document:

@@ -1,4 +1,4 @@
-"""What stands behind `polyseek eval DATASET`: index a BEIR folder, evaluate systems over it, tell the result.
+"""What stands behind `polyseek eval DATASET`: index a test collection, evaluate systems over it, tell the result.
 
 The result is one object that JSON can hold, and a table of it for people. Parsing arguments and printing are the
 command line's.
@@ -48,6 +48,7 @@ class EvalRequest:
     Attributes:
         dataset: a BEIR folder, or what else :func:`data.datasets.open_dataset` knows.
         queries: a file that stands in for its queries, with the same ids; None for its own.
+        split: whose queries and judgements; None for the usual ones.
         using: names of :data:`eval.systems.SYSTEMS`.
         measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
         neutral: language-neutral ranking.
@@ -61,6 +62,7 @@ class EvalRequest:
 
     dataset: str
     queries: Path | None = None
+    split: str | None = None
     using: tuple[str, ...] = ("bm25", "dense", "late", "hybrid")
     measures: tuple[str, ...] = ()
     neutral: bool = True
@@ -114,7 +116,7 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     """
     views = views_of(request.using)
     parse_measures(request.measures)
-    dataset = open_dataset(request.dataset, queries=request.queries)
+    dataset = open_dataset(request.dataset, queries=request.queries, split=request.split)
     queries, qrels = _judgements(dataset)
     with _folder(request.index) as folder:
         build_s = _build(dataset, folder, views, request, progress)

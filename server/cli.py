@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_search(sub)
     _add_serve(sub)
     _add_eval(sub)
+    _add_fetch(sub)
     _add_compare(sub)
     _add_train(sub)
     _add_bitext(sub)
@@ -167,9 +168,9 @@ def _add_serve(sub: Any) -> None:  # noqa: ANN401
 
 def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a test collection.", commands.show_eval)
-    made.add_argument("dataset", metavar="DATASET",
-                      help="a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of "
-                      "LAReQA's or MIRACL's files, or irds:ID, a data set of ir_datasets")  # fmt: skip
+    made.add_argument("dataset", metavar="DATASET", help=DATASET)
+    made.add_argument("--split", metavar="NAME",
+                      help="whose queries and judgements: test, dev, dev.small (default: the usual one)")  # fmt: skip
     made.add_argument("--queries", type=Path, metavar="FILE",
                       help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
@@ -180,6 +181,17 @@ def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
     made.add_argument("--report", type=Path, metavar="FILE", help="write a report there, *.html or *.md")
     _add_encoder(made)
+
+
+def _add_fetch(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "fetch", commands.fetch,
+        "Get a test collection by its name, verified; without a name, list which there are.", commands.show_fetch,
+    )  # fmt: skip
+    made.add_argument("name", nargs="?", metavar="NAME", help="of data/downloads.toml")
+    made.add_argument("--to", type=Path, metavar="DIR", help="the folder for it (default: NAME, here)")
+    made.add_argument("--source", type=Path, metavar="FOLDER",
+                      help="take the files from there, under their own names, where there is no network")  # fmt: skip
 
 
 def _add_compare(sub: Any) -> None:  # noqa: ANN401
@@ -237,6 +249,12 @@ def _add_measures(made: argparse.ArgumentParser) -> None:
 
 
 INPUT = "a BEIR folder, *.jsonl[.gz], *.csv, *.tsv, *.trec, a folder of *.txt or *.md, or - for JSON Lines from stdin"
+
+DATASET = (
+    "a BEIR folder (corpus.jsonl[.gz], queries.jsonl[.gz], qrels/test.tsv), a folder of the files of LAReQA, MIRACL, "
+    "Mr.TyDi, mMARCO or TREC (*.trec[.gz], topics, qrels), a LANGUAGE_collection.tsv of mMARCO, irds:ID, a data set of "
+    "ir_datasets, or mteb:TASK[/SUBSET], a retrieval task of MTEB"
+)
 
 
 def _add_folder(made: argparse.ArgumentParser) -> None:

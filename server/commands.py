@@ -135,7 +135,7 @@ def serve(arguments: Namespace) -> None:
 
 
 def evaluate(arguments: Namespace) -> Result:
-    """Evaluate systems on a BEIR folder."""
+    """Evaluate systems on a test collection."""
     from eval.command import EvalRequest, evaluate_dataset
     from eval.measures import split_names
     from eval.report import check_path, write_report
@@ -145,6 +145,7 @@ def evaluate(arguments: Namespace) -> Result:
     request = EvalRequest(
         dataset=arguments.dataset,
         queries=arguments.queries,
+        split=arguments.split,
         using=arguments.using,
         measures=tuple(split_names(arguments.measures)),
         neutral=arguments.neutral,
@@ -159,6 +160,26 @@ def evaluate(arguments: Namespace) -> Result:
     if arguments.report:
         write_report(arguments.report, result, arguments.typed)
     return result
+
+
+def fetch(arguments: Namespace) -> Result:
+    """Get a test collection by its name, or tell which there are."""
+    from data.downloads import fetch as get
+    from data.downloads import read_registry
+
+    known = read_registry()
+    told = {
+        name: {"title": d.title, "layout": d.layout, "licence": d.licence, "files": len(d.files), "bytes": d.size}
+        for name, d in known.items()
+    }
+    if arguments.name is None:
+        return {"datasets": told}
+    if arguments.name not in known:
+        raise UsageError(f"no dataset is called {arguments.name!r}: choose from {', '.join(known)}")
+    folder = arguments.to or Path(arguments.name)
+    with _bar(arguments.name, known[arguments.name].size, "B") as advance:
+        get(known[arguments.name], folder, source=arguments.source, on_bytes=advance)
+    return {"name": arguments.name, "folder": str(folder), **told[arguments.name]}
 
 
 def compare(arguments: Namespace) -> Result:
@@ -251,6 +272,16 @@ def show_eval(result: Result) -> str:
     return format_table(result)
 
 
+def show_fetch(result: Result) -> str:
+    """Tell what was fetched, or what can be."""
+    if "datasets" not in result:
+        return f"{result['bytes'] / 1e6:,.1f} MB, {result['layout']}, {result['licence']}: {result['folder']}"
+    lines = []
+    for name, told in result["datasets"].items():
+        lines.append(f"{name:<10} {told['bytes'] / 1e6:>8,.1f} MB  {told['title']}\n{'':24}{told['licence']}")
+    return "\n".join(lines)
+
+
 def show_compare(result: Result) -> str:
     """Show the tables of a comparison."""
     from eval.tables import format_comparisons
@@ -309,7 +340,9 @@ def _languages(codes: tuple[str, ...]) -> tuple[str, ...]:
 @contextmanager
 def _bar(label: str, total: int | None, unit: str = "") -> Iterator[Callable[[int, str], None]]:
     """Show a progress bar on standard error where that is a terminal: speed, time left, and a note."""
-    with tqdm(total=total, desc=label, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+    with tqdm(
+        total=total, desc=label, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty(), file=sys.stderr
+    ) as bar:
 
         def advance(count: int, note: str) -> None:
             bar.set_postfix_str(note, refresh=False)

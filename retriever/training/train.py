@@ -197,7 +197,7 @@ def _callbacks(trainer: Any, advance: Callable[[int, str], None]) -> None:  # no
     """Put our own progress in the place of what prints to standard output."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
             logs = state.log_history[-1] if state.log_history else {}
             told = [f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs]

@@ -1,6 +1,5 @@
-"""Test collections of every layout, made here as their authors lay them out."""
+"""LAReQA, made here as its authors lay it out, data sets of other packages, and the door to them all."""
 
-import gzip
 import json
 
 import ir_datasets
@@ -9,7 +8,7 @@ from ir_datasets.datasets.base import Dataset
 from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericDoc, GenericQuery, TrecQrel
 
 from data.beir import BeirFolder
-from data.datasets import open_dataset, read_topics
+from data.datasets import open_dataset
 from data.errors import InputError, NotFoundError, UsageError
 from data.readers import demo_folder
 from data.records import Document, Query
@@ -65,44 +64,6 @@ def test_what_is_not_lareqas_format_is_told(tmp_path, text):
         list(open_dataset(str(tmp_path)).documents())
 
 
-@pytest.fixture
-def miracl(tmp_path):
-    for part in ("topics", "qrels", "miracl-corpus-v1.0-sw"):
-        (tmp_path / part).mkdir()
-    (tmp_path / "topics" / "topics.miracl-v1.0-sw-dev.tsv").write_text("1#0\tMalaria ni nini?\n2#0\tNani?\n", "utf-8")
-    (tmp_path / "qrels" / "qrels.miracl-v1.0-sw-dev.tsv").write_text("1#0\tQ0\t12#0\t1\n1#0\tQ0\t13#0\t0\n", "utf-8")
-    for number, ids in enumerate((["12#0"], ["13#0", "14#2"])):
-        rows = [{"docid": i, "title": "Malaria", "text": f"Maandishi {i}"} for i in ids]
-        with gzip.open(tmp_path / "miracl-corpus-v1.0-sw" / f"docs-{number}.jsonl.gz", "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    return tmp_path
-
-
-def test_miracl_is_read(miracl):
-    found = open_dataset(str(miracl))
-    documents = list(found.documents())
-    assert documents[0] == Document("12#0", "Maandishi 12#0", "Malaria", "sw")
-    assert [d.id for d in documents] == ["12#0", "13#0", "14#2"]
-    assert found.queries() == [Query("Malaria ni nini?", lang="sw", id="1#0")]
-    assert found.qrels() == {"1#0": {"12#0": 1, "13#0": 0}}
-
-
-def test_miracl_in_parts_or_twice_is_told(miracl):
-    with pytest.raises(UsageError, match="leave --queries out"):
-        open_dataset(str(miracl), queries=miracl / "x")
-    topics = miracl / "topics" / "topics.miracl-v1.0-sw-dev.tsv"
-    (miracl / "topics" / "topics.miracl-v1.0-yo-dev.tsv").write_text("1\tx\n")
-    with pytest.raises(UsageError, match="give a folder with one of them"):
-        open_dataset(str(miracl))
-    (miracl / "topics" / "topics.miracl-v1.0-yo-dev.tsv").unlink()
-    topics.write_text("no tab\n")
-    with pytest.raises(InputError, match=r"dev\.tsv, line 1: an id, a tab"):
-        read_topics(topics)
-    (miracl / "qrels" / "qrels.miracl-v1.0-sw-dev.tsv").unlink()
-    with pytest.raises(NotFoundError, match=r"but no qrels\.miracl-v1\.0-sw-dev\.tsv"):
-        open_dataset(str(miracl))
-
-
 class _Docs(BaseDocs):
     def docs_iter(self):
         yield GenericDoc("d1", "Ein Fuchs")
@@ -143,3 +104,13 @@ def test_beir_and_what_is_nothing_of_these(tmp_path):
     for wrong in (tmp_path, tmp_path / "none"):
         with pytest.raises(NotFoundError):
             open_dataset(str(wrong))
+
+
+def test_a_split_of_a_beir_folder(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus", "queries"):
+        (tmp_path / f"{name}.jsonl").write_text('{"_id": "1", "text": "x"}\n')
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n1\t1\t1\n")
+    assert open_dataset(str(tmp_path), split="dev").qrels() == {"1": {"1": 1}}
+    with pytest.raises(NotFoundError, match="its splits are: dev"):
+        open_dataset(str(tmp_path))

@@ -272,6 +272,19 @@ def test_systems_are_compared_and_languages_told(tmp_path, run, told):
     assert re.search(r"^rank-bm25 - bm25 +[+-]0\.\d{4} +[+-]", out, re.MULTILINE)
 
 
+def test_datasets_are_listed_and_fetched(tmp_path, run, told, failed):
+    known = told("fetch")["datasets"]
+    assert known["scifact"]["licence"] == "claims CC BY 4.0, abstracts ODC-By 1.0"
+    status, out, _ = run("fetch")
+    assert status == 0
+    assert re.search(r"^scifact +2\.8 MB +SciFact", out, re.MULTILINE)
+    assert "no dataset is called 'x': choose from xquad-r, " in failed(2, "fetch", "x")
+    (tmp_path / "scifact.zip").write_bytes(b"PK")
+    message = failed(1, "fetch", "scifact", "--to", tmp_path / "new" / "scifact", "--source", tmp_path)
+    assert "scifact.zip has 2 bytes where 2,816,079 are known: cut short, or another version" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["scifact.zip"]
+
+
 def test_translations_are_found(tmp_path, run, told, failed):
     pairs = tmp_path / "deu.tsv"
     pairs.write_text("Guten Morgen!\tGood morning!\nEs regnet.\tIt is raining.\n", encoding="utf-8")
@@ -404,7 +417,7 @@ def test_help_and_light_commands_load_no_models(lexical):
         import contextlib, io, sys
         from server.cli import main
         texts = []
-        names = "demo index add delete compact info verify search serve eval compare bitext reproduce"
+        names = "demo index add delete compact info verify search serve eval fetch compare bitext reproduce"
         for command in ["", *names.split()]:
             out = io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
