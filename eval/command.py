@@ -259,7 +259,7 @@ def _encode(task: _Task, progress: Progress) -> None:
     with progress("encode queries", len(task.queries)) as advance:
         for start in range(0, len(task.queries), BATCH_SIZE):
             batch = task.queries[start : start + BATCH_SIZE]
-            task.encoder.encode_queries([query.text for query in batch])
+            task.encoder.encode_queries([query.text for query in batch], [query.lang for query in batch])
             advance(len(batch), "")
 
 

@@ -127,7 +127,7 @@ def prepare(documents: Iterable[Document], snapshot: Snapshot, writing: Writing)
         contents = [d.content() for d in fresh]
         identified = iter(writing.identify([c for d, c in zip(fresh, contents, strict=True) if not d.lang]))
         languages = [d.lang or next(identified) for d in fresh]
-        tokenized = encoder.tokenize(contents) if encoder and fresh else None
+        tokenized = encoder.tokenize(contents, languages) if encoder and fresh else None
         if tokenized is not None:
             report.tokens += tokenized.tokens
             report.split += tokenized.split

@@ -77,8 +77,8 @@ class DocumentEncoder(Protocol[T]):
         """The centroids that ship with the model, by view."""
         ...
 
-    def tokenize(self, texts: Sequence[str]) -> T:
-        """Make tokens of texts, whole; in a thread of its own."""
+    def tokenize(self, texts: Sequence[str], languages: Sequence[str]) -> T:
+        """Make tokens of texts in their languages, whole; in a thread of its own."""
         ...
 
     def encode(self, tokenized: T, on_progress: Callable[[int], None] | None = None) -> Vectors:

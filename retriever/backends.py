@@ -24,6 +24,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retriever.adapters import Adapters, find_adapters
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,6 +46,7 @@ class Loaded(NamedTuple):
         weights: a digest of the weights, whatever computes with them.
         arithmetic: what they are computed in.
         tokens: in one forward pass at most.
+        adapters: what is exchanged by a text's language.
         packed: what a batch is filled up with is not computed, and the threads are Polyseek's own.
     """
 
@@ -51,6 +54,7 @@ class Loaded(NamedTuple):
     weights: str
     arithmetic: str
     tokens: int
+    adapters: Adapters
     packed: bool = False
 
 
@@ -72,24 +76,28 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
 
     model = _model_class(source)(source, device=device)
     model.eval()
-    weights = _digest(model.named_parameters())
+    _mark(model)
     on_processor = torch.device(device).type == "cpu"
     if on_processor:
         model.float()  # some checkpoints are kept in bfloat16, as which Transformers would compute them
     fits = on_processor and suits(model[0])
+    adapters = find_adapters(model[0], Path(source))
+    weights = _digest(model.named_parameters())
     chosen = backend or _best(on_processor=on_processor, fits=fits)
     match chosen:
         case "int16" if not fits:
             raise ValueError("int16 computes BERT, RoBERTa and XLM-RoBERTa on a CPU alone: choose another backend")
         case "int16":
-            model[0].model = WholeNumberBert(model[0].model)
-            return Loaded(model, weights, "int16", TOKENS["int16"], packed=True)
+            adapters.computed_by(WholeNumberBert)
+            return Loaded(model, weights, "int16", TOKENS["int16"], adapters, packed=True)
         case "torch" | "bf16" | "fp16":
             kind = {"torch": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
             tokens = TOKENS["cpu" if on_processor else "card"]
-            return Loaded(model.to(kind), weights, str(kind).removeprefix("torch."), tokens)
+            return Loaded(model.to(kind), weights, str(kind).removeprefix("torch."), tokens, adapters)
     if not on_processor:
         raise ValueError(f"{chosen} computes on a CPU alone: leave --device out or choose another backend")
+    if adapters.names:
+        raise ValueError(f"{chosen} cannot exchange adapters by language: choose torch, bf16 or fp16")
     from retriever.graphs import onnx_graph, openvino_graph
 
     if chosen == "onnx":
@@ -97,7 +105,7 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
     else:
         graph, arithmetic = openvino_graph(model[0], weights, whole=chosen == "openvino-int8")
     model[0].model = graph
-    return Loaded(model, weights, f"{arithmetic} by {chosen.partition('-')[0]}", TOKENS["cpu"])
+    return Loaded(model, weights, f"{arithmetic} by {chosen.partition('-')[0]}", TOKENS["cpu"], adapters)
 
 
 def _best(*, on_processor: bool, fits: bool) -> str:
@@ -123,6 +131,18 @@ def _model_class(source: str) -> Any:  # noqa: ANN401
             kinds += [found] if isinstance(found, str) else found
     late = {"MultiVectorEncoder", "ColBERT", "HF_ColBERT"}
     return MultiVectorEncoder if late & set(kinds) else SentenceTransformer
+
+
+def _mark(model: Any) -> None:  # noqa: ANN401
+    """Give ColBERT's markers as the model was trained with them.
+
+    ColBERT puts in the number of ``[unused0]`` or ``[unused1]``, which is that of the unknown token in a vocabulary
+    without these, as XLM-R's is; Sentence Transformers would have them spelt.
+    """
+    for task, prompt in model.prompts.items():
+        marker = prompt.strip()
+        if marker in ("[unused0]", "[unused1]") and marker not in model.tokenizer.get_vocab():
+            model.prompts[task] = f"{model.tokenizer.unk_token} "
 
 
 def _digest(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -31,7 +31,8 @@ from index.segment import VECTOR_VIEWS, Vectors
 from retriever.backends import BACKENDS, EXTRAS, Loaded, load_model
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
-from retriever.tokenized import Tokenized, tokenize
+from retriever.language import identifier
+from retriever.tokenized import Adapted, Tokenized, tokenize
 
 QUERIES_CACHED = 16384
 # Longer queries are not kept: 1024 of 10,000 characters could hold 4 GB of token vectors, of 500 about 200 MB.
@@ -79,14 +80,15 @@ class Encoder:
         self._name = name
         self._batch_size = batch_size
         self._tokens, self._packed = loaded.tokens, loaded.packed
+        self._adapters = loaded.adapters
         self._token_pooling = float(token_pooling)
         self._multi_vector = type(model).__name__ == "MultiVectorEncoder"
         self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
         self._prompted = {task: self._prompt_tokens(task) for task in ("query", "document")}
         self._lock = threading.Lock()  # of the model
         self._tokenizing = threading.Lock()
-        self._cache: OrderedDict[str, _Encoded] = OrderedDict()
-        probe = self._encode(self._tokenize(["a"], "document"), "document")[0]
+        self._cache: OrderedDict[Adapted, _Encoded] = OrderedDict()
+        probe = self._probe("a")
         self.dims: Mapping[str, int] = {"late": probe.late.shape[1]}
         if probe.dense is not None:
             self.dims = {"dense": len(probe.dense), "late": probe.late.shape[1]}
@@ -144,9 +146,14 @@ class Encoder:
         """Tokenize and encode texts: :meth:`tokenize`, then :meth:`encode`."""
         return self.encode(self.tokenize(texts), on_progress)
 
-    def tokenize(self, texts: Sequence[str]) -> Tokenized:
-        """Make tokens of documents, whole: a text longer than the model takes is split into windows."""
-        return self._tokenize(texts, "document")
+    def tokenize(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> Tokenized:
+        """Make tokens of documents, whole: a text longer than the model takes is split into windows.
+
+        Args:
+            texts: n texts.
+            languages: of each, normalised, for a model with adapters; None to have them identified.
+        """
+        return self._tokenize(self._adapted(texts, languages), "document")
 
     def encode(self, tokenized: Tokenized, on_progress: Callable[[int], None] | None = None) -> Vectors:
         """Encode documents.
@@ -167,32 +174,39 @@ class Encoder:
             encoded = [_Encoded(one.dense, self._pooled(one.late)) for one in encoded]
         return self._gather([encoded[owner] for owner in tokenized.owners])
 
-    def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """Encode queries as :meth:`encode_documents` encodes documents, with the query prompt; recent ones are kept.
+    def encode_queries(self, texts: Sequence[str], languages: Sequence[str] | None = None) -> Vectors:
+        """Encode queries as :meth:`tokenize` and :meth:`encode` do documents, with their prompt; recent ones are kept.
 
         An empty query has a dense vector of zeros and no token vectors.
         """
-        wanted = list(dict.fromkeys(texts))
+        given = self._adapted(texts, languages)
+        wanted = list(dict.fromkeys(given))
         with self._lock:
-            known = {text: self._cache[text] for text in wanted if text in self._cache}
-        fresh = [text for text in wanted if text not in known]
+            known = {one: self._cache[one] for one in wanted if one in self._cache}
+        fresh = [one for one in wanted if one not in known]
         known |= dict(zip(fresh, self._encode(self._tokenize(fresh, "query"), "query"), strict=True))
         with self._lock:
-            for text in wanted:
-                if len(text) <= CHARACTERS_CACHED:
-                    self._cache[text] = known[text]
-                    self._cache.move_to_end(text)
+            for one in wanted:
+                if len(one.text) <= CHARACTERS_CACHED:
+                    self._cache[one] = known[one]
+                    self._cache.move_to_end(one)
             while len(self._cache) > QUERIES_CACHED:
                 self._cache.popitem(last=False)
-        return self._gather([known[text] for text in texts])
+        return self._gather([known[one] for one in given])
 
     def forget(self, texts: Sequence[str]) -> None:
         """Drop queries from those that are kept, so that timing them again counts their encoding."""
         with self._lock:
-            for text in texts:
-                self._cache.pop(text, None)
+            for one in [one for one in self._cache if one.text in texts]:
+                del self._cache[one]
 
-    def _tokenize(self, texts: Sequence[str], task: str) -> Tokenized:
+    def _adapted(self, texts: Sequence[str], languages: Sequence[str] | None) -> list[Adapted]:
+        if self._adapters.names and languages is None:
+            languages = identifier().identify(texts)
+        adapters = self._adapters.of(languages or [""] * len(texts))
+        return [Adapted(*one) for one in zip(texts, adapters, strict=True)]
+
+    def _tokenize(self, texts: Sequence[Adapted], task: str) -> Tokenized:
         with self._tokenizing:
             return tokenize(texts, self._model, task=task, prompt=self._prompt(task), limit=self._limit(task))
 
@@ -203,7 +217,8 @@ class Encoder:
         encoded: dict[int, _Encoded] = {}
         for batch in tokenized.batches(self._tokens, self._batch_size, fills=not self._packed):
             features = tokenized.features(batch, self._model.tokenizer)
-            encoded.update(zip(batch, self._forward(features, task), strict=True))
+            adapter = tokenized.windows[batch[0]].adapter
+            encoded.update(zip(batch, self._forward(features, task, adapter), strict=True))
             if on_progress:
                 on_progress(sum(tokenized.windows[w].tokens for w in batch))
         owned: list[list[_Encoded]] = [[] for _ in range(tokenized.differing)]
@@ -211,10 +226,11 @@ class Encoder:
             owned[window.text].append(encoded[w])
         return [self._join(parts) for parts in owned]
 
-    def _forward(self, features: dict[str, Any], task: str) -> list[_Encoded]:
+    def _forward(self, features: dict[str, Any], task: str, adapter: str) -> list[_Encoded]:
         """Run one batch through the model."""
         ids = features["input_ids"]
         with self._lock, torch.inference_mode(), _one_thread() if self._packed else nullcontext():
+            self._adapters.use(adapter)
             features = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in features.items()}
             features = self._model(features, task=task)
         mask = features["attention_mask"].bool().cpu()
@@ -282,8 +298,11 @@ class Encoder:
             own = expansion["length"]
         return int(own or self._model.max_seq_length or 512)
 
+    def _probe(self, text: str) -> _Encoded:
+        return self._encode(self._tokenize(self._adapted([text], [""]), "document"), "document")[0]
+
     def _fingerprint(self, loaded: Loaded) -> dict[str, Any]:
-        probe = self._encode(self._tokenize([PROBE], "document"), "document")[0]
+        probe = self._probe(PROBE)
         parts = [vector[:PROBED] for vector in (probe.dense, probe.late.mean(axis=0)) if vector is not None]
         return {
             "model": self._name,

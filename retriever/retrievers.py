@@ -24,8 +24,8 @@ DEPTH = 100
 class QueryEncoder(Protocol):
     """The part of an encoder that a search needs."""
 
-    def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """Encode queries, whole."""
+    def encode_queries(self, texts: Sequence[str], languages: Sequence[str]) -> Vectors:
+        """Encode queries in their languages, whole."""
         ...
 
 
@@ -75,7 +75,7 @@ class Sources:
         """Encode queries."""
         if self.encoder is None:
             raise ValueError("a collection without vectors has no encoder")
-        return self.encoder.encode_queries([q.text for q in queries])
+        return self.encoder.encode_queries([q.text for q in queries], [q.lang for q in queries])
 
     def hits(self, ranked: Sequence[Ranked]) -> list[list[Hit]]:
         """Name the rows of each ranking."""

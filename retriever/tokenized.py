@@ -17,16 +17,25 @@ CHUNK = 64
 FILLED = 0.05
 
 
+class Adapted(NamedTuple):
+    """A text, and what the model is to have on for it: an adapter, see `retriever.adapters`, or none."""
+
+    text: str
+    adapter: str = ""
+
+
 class Window(NamedTuple):
     """A text or a part of one, as the model takes it.
 
     Attributes:
         text: which text it is of.
         features: by name, (T,) each; what the tokenizer filled up is left out.
+        adapter: that of the text.
     """
 
     text: int
     features: Mapping[str, torch.Tensor]
+    adapter: str = ""
 
     @property
     def tokens(self) -> int:
@@ -36,7 +45,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Texts that are ready to be encoded, equal ones once.
+    """Texts that are ready to be encoded, equal ones once, if their adapter is the same.
 
     Attributes:
         owners: for each of the n texts, its number among those that differ.
@@ -66,16 +75,18 @@ class Tokenized:
     def batches(self, tokens: int, size: int | None, *, fills: bool = True) -> Iterator[list[int]]:
         """Cut the windows, longest first, into batches of at most ``tokens``, filled up, and ``size`` windows.
 
+        Each batch has one adapter.
         Where a model ``fills`` a batch up, one that has a quarter of these tokens ends where that would take more than
         :data:`FILLED` of it.
         """
-        lengths = [window.tokens for window in self.windows]
+        lengths, adapters = [window.tokens for window in self.windows], [window.adapter for window in self.windows]
         batch: list[int] = []
         read = 0
-        for w in sorted(range(len(lengths)), key=lambda w: -lengths[w]):
+        for w in sorted(range(len(lengths)), key=lambda w: (adapters[w], -lengths[w])):
             filled = lengths[batch[0]] * (len(batch) + 1) if batch else 0
             uneven = fills and read > tokens // 4 and filled > (1 + FILLED) * (read + lengths[w])
-            if batch and (len(batch) == size or filled > tokens or uneven):
+            other = batch and adapters[w] != adapters[batch[0]]
+            if batch and (len(batch) == size or filled > tokens or uneven or other):
                 yield batch
                 batch, read = [], 0
             batch.append(w)
@@ -100,17 +111,18 @@ class Tokenized:
         return made
 
 
-def tokenize(texts: Sequence[str], model: Any, *, task: str, prompt: str, limit: int) -> Tokenized:  # noqa: ANN401
+def tokenize(texts: Sequence[Adapted], model: Any, *, task: str, prompt: str, limit: int) -> Tokenized:  # noqa: ANN401
     """Tokenize texts with the model's own ``preprocess``; what is too long for it is split into windows.
 
     Args:
-        texts: n texts.
+        texts: n texts with their adapters.
         model: of Sentence Transformers.
         task: ``query`` or ``document``.
         prompt: what stands before every window.
         limit: tokens that the model takes; ``preprocess`` cuts what is longer.
     """
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    differing = list(dict.fromkeys(texts))
+    numbers = {one: number for number, one in enumerate(differing)}
     common: dict[str, Any] = {}
 
     def prepare(pieces: Sequence[tuple[int, str]]) -> list[Window]:
@@ -120,19 +132,20 @@ def tokenize(texts: Sequence[str], model: Any, *, task: str, prompt: str, limit:
             chunk = order[start : start + CHUNK]
             features = model.preprocess([pieces[i][1] for i in chunk], prompt=prompt or None, task=task)
             common.update((name, value) for name, value in features.items() if not _is_of_tokens(value, features))
-            made |= {i: Window(pieces[i][0], row) for i, row in zip(chunk, _rows(features), strict=True)}
+            for i, row in zip(chunk, _rows(features), strict=True):
+                text = pieces[i][0]
+                made[i] = Window(text, row, differing[text].adapter)
         return [made[i] for i in range(len(pieces))]
 
-    whole = prepare([(number, text) for text, number in numbers.items() if text.strip()])
-    differing = list(numbers)
+    whole = prepare([(number, one.text) for number, one in enumerate(differing) if one.text.strip()])
     parts = [
         (window.text, part)
         for window in whole
         if window.tokens >= limit  # that long, or cut to it
-        for part in split(differing[window.text], prompt=prompt, tokenizer=model.tokenizer, limit=limit)
+        for part in split(differing[window.text].text, prompt=prompt, tokenizer=model.tokenizer, limit=limit)
     ]
     windows = [window for window in whole if window.tokens < limit] + prepare(parts)
-    return Tokenized([numbers[text] for text in texts], len(numbers), windows, common)
+    return Tokenized([numbers[one] for one in texts], len(differing), windows, common)
 
 
 def _rows(made: Mapping[str, Any]) -> Iterator[dict[str, torch.Tensor]]:

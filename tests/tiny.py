@@ -4,12 +4,13 @@ import struct
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, XmodConfig, XmodModel
 
 LENGTH = 64
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -25,8 +26,8 @@ LINES = [
 ]
 
 
-def write_backbone(folder, seed=0):
-    """Write a BERT of two layers and 32 dims and a Unigram tokenizer, made like XLM-R's, of some lines."""
+def write_tokenizer(folder):
+    """Write a Unigram tokenizer, made like XLM-R's, of some lines, and return how many pieces it has."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -41,12 +42,39 @@ def write_backbone(folder, seed=0):
         tokenizer_object=tokenizer, model_max_length=LENGTH, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         sep_token="</s>", pad_token="<pad>", cls_token="<s>", mask_token="<mask>",
     ).save_pretrained(folder)  # fmt: skip
+    return tokenizer.get_vocab_size()
+
+
+def write_backbone(folder, seed=0):
+    """Write a BERT of two layers and 32 dims and its tokenizer."""
+    pieces = write_tokenizer(folder)
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=pieces, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=64, max_position_embeddings=LENGTH, pad_token_id=1, initializer_range=0.3,
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def write_xmod_backbone(folder, languages, default=None):
+    """Write an X-MOD of two layers and 32 dims with an adapter for each language, and its tokenizer."""
+    pieces = write_tokenizer(folder)
+    torch.manual_seed(0)
+    config = XmodConfig(
+        vocab_size=pieces, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=LENGTH + 2, type_vocab_size=1, initializer_range=0.3, languages=languages,
+        default_language=default,
+    )  # fmt: skip
+    XmodModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def write_lora(folder, backbone, *, seed=1, targets=("query", "value", "dense")):
+    """Write a LoRA adapter with random weights for a backbone, as PEFT does."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.5, init_lora_weights=False, target_modules=list(targets))
+    get_peft_model(AutoModel.from_pretrained(backbone), config).save_pretrained(folder)
     return folder
 
 

@@ -49,7 +49,7 @@ class ToyEncoder:
     def encode_documents(self, texts):
         return self.encode(self.tokenize(texts))
 
-    def tokenize(self, texts):
+    def tokenize(self, texts, languages=()):
         return Words([re.findall(r"\S+", text.casefold()) for text in texts])
 
     def encode(self, tokenized, on_progress=None):

@@ -206,10 +206,10 @@ def test_what_is_kept_of_queries_is_bounded(tiny_folder, monkeypatch):
     encoder = Encoder.load(str(tiny_folder), backend="torch")
     many = encoder.encode_queries([f"reef {n}" for n in range(50)])
     assert len(many.dense) == 50
-    assert list(encoder._cache) == [f"reef {n}" for n in range(42, 50)]
+    assert [one.text for one in encoder._cache] == [f"reef {n}" for n in range(42, 50)]
     encoder.encode_queries(["reef 42", LONG])
-    assert "reef 42" == list(encoder._cache)[-1]
-    assert LONG not in encoder._cache
+    assert "reef 42" == list(encoder._cache)[-1].text
+    assert LONG not in {one.text for one in encoder._cache}
 
 
 def test_eight_threads_get_what_one_gets(tiny_folder):

@@ -219,9 +219,9 @@ def encoded(monkeypatch):
     texts = []
 
     class Counting(Encoder):
-        def tokenize(self, given):
+        def tokenize(self, given, languages=None):
             texts.extend(given)
-            return super().tokenize(given)
+            return super().tokenize(given, languages)
 
     monkeypatch.setattr(module, "Encoder", Counting)
     return texts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retriever import tokenized as module
-from retriever.tokenized import Tokenized, Window, tokenize
+from retriever.tokenized import Adapted, Tokenized, Window, tokenize
 
 TEXTS = [
     "The coral reef turns white.",
@@ -23,7 +23,8 @@ LONG = "Bahari ikipata joto, 海水变暖 the reef turns white. " * 30
 
 
 def made(tiny, texts, task="document"):
-    return tokenize(texts, tiny._model, task=task, prompt=tiny._prompt(task), limit=tiny._limit(task))
+    given = [Adapted(text) for text in texts]
+    return tokenize(given, tiny._model, task=task, prompt=tiny._prompt(task), limit=tiny._limit(task))
 
 
 def test_tokens_are_those_of_each_text_alone(tiny):
@@ -64,7 +65,7 @@ def test_a_batch_is_what_preprocess_makes_of_its_texts(tiny, side):
     model.tokenizer.padding_side = side
     try:
         texts = ["The coral reef turns white.", "a", "海水变暖时珊瑚会变白。"]
-        found = tokenize(texts, model, task="document", prompt="passage: ", limit=64)
+        found = tokenize([Adapted(text) for text in texts], model, task="document", prompt="passage: ", limit=64)
         batch = found.features([0, 1, 2], model.tokenizer)
         wanted = model.preprocess(texts, prompt="passage: ", task="document")
     finally:
