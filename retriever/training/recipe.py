@@ -66,6 +66,8 @@ class Recipe:
         base: an encoder's name or folder.
         seed: of batches and new weights.
         held_out: batches that are evaluated and not trained on.
+        language: of X-MOD's adapters the one that is on while all of them stand still; for another base, what is
+            learned is an adapter of this language alone, which is put beside the model; "" trains for all languages.
         apart: BEIR folders whose text must not be in the data.
         mixing, contrast, optimizing: see there.
     """
@@ -74,6 +76,7 @@ class Recipe:
     base: str = BUNDLED
     seed: int = 0
     held_out: int = 8
+    language: str = ""
     apart: tuple[str, ...] = ()
     mixing: Mixing = field(default_factory=Mixing)
     contrast: Contrast = field(default_factory=Contrast)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ import torch
 from torch.utils.data import BatchSampler
 
 from data.errors import UsageError
+from retriever.adapters import FOLDER, find_adapters
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
@@ -76,7 +78,7 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         train_dataset=_dataset(batches, model, recipe),
         eval_dataset=_dataset(held, model, recipe) if held else None,
         loss=loss,
-        data_collator=_collator(model),
+        data_collator=_collator(model, recipe.optimizing.tokens),
     )
     last = any(output.glob("checkpoint-*"))
     with progress("train", recipe.optimizing.steps) as advance:
@@ -106,21 +108,43 @@ def open_model(recipe: Recipe) -> Any:  # noqa: ANN401
     settings = {} if on_card else {"attn_implementation": "eager"}
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = SentenceTransformer(source, device="cuda" if on_card else "cpu", model_kwargs=settings, config_kwargs=still)
-    model.max_seq_length = recipe.optimizing.tokens
-    backbone: Any = model[0].model
-    for parameter in backbone.embeddings.parameters():
-        parameter.requires_grad = False
-    rank = recipe.optimizing.lora_rank
-    if rank:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        for parameter in backbone.parameters():
-            parameter.requires_grad = False
-        linear = ["query", "key", "value", "dense"]
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=linear), backbone)
-    elif recipe.contrast.distil:
-        raise UsageError("distil = ... asks the model without its adapters: give a lora_rank, or leave distil out")
+    _choose(model, recipe)
     return model
+
+
+def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
+    """Let those parameters move that the recipe trains, and add LoRA's.
+
+    Raises:
+        UsageError: a teacher without adapters to leave out, or a language that the base has no adapter of.
+    """
+    backbone, rank = model[0].model, recipe.optimizing.lora_rank
+    modular = backbone.config.model_type == "xmod"
+    if not rank and (recipe.contrast.distil or (recipe.language and not modular)):
+        raise UsageError("distil and language need adapters that are learned: give a lora_rank, or leave them out")
+    if modular:
+        adapters = find_adapters(model[0], Path())
+        if recipe.language not in ("", *adapters.names):
+            known = ", ".join(sorted(adapters.names))
+            raise UsageError(f"the base has no adapter for {recipe.language!r}: it has {known}")
+        adapters.use(adapters.names.get(recipe.language, adapters.default))
+    still = (r"embeddings\.", r"\.adapter_modules\.", r"\.adapter_layer_norm\.")
+    for name, parameter in backbone.named_parameters():
+        if rank or any(re.search(part, name) for part in still):
+            parameter.requires_grad = False
+    if rank:
+        from peft import inject_adapter_in_model
+
+        inject_adapter_in_model(_lora(rank), backbone)
+    if recipe.language and not modular:
+        for module in list(model)[1:]:
+            module.requires_grad_(requires_grad=False)
+
+
+def _lora(rank: int) -> Any:  # noqa: ANN401
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=["query", "key", "value", "dense"])
 
 
 def _prompt(model: Any, role: str) -> str:  # noqa: ANN401
@@ -235,17 +259,17 @@ def read_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
             own[name].copy_(values)
 
 
-def _collator(model: Any) -> Any:  # noqa: ANN401
+def _collator(model: Any, tokens: int) -> Any:  # noqa: ANN401
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
-    inner = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)
-
     class Collator(SentenceTransformerDataCollator):
+        """Leaves the number of the batch out, which is no text."""
+
         def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-            found: dict[str, Any] = inner([{k: v for k, v in row.items() if k != "batch"} for row in features])
+            found: dict[str, Any] = super().__call__([{k: v for k, v in f.items() if k != "batch"} for f in features])
             return found
 
-    return Collator(preprocess_fn=model.preprocess)
+    return Collator(preprocess_fn=model.preprocess, max_length=tokens)
 
 
 def _arguments(recipe: Recipe, output: Path, evaluates: bool) -> Any:  # noqa: ANN401
@@ -289,18 +313,33 @@ def _write_log(path: Path, history: Sequence[dict[str, Any]]) -> None:
 def save(model: Any, output: Path, recipe: Recipe) -> None:  # noqa: ANN401
     """Write what was learned alone, and the whole model."""
     write_learned(model, output / "adapter")
+    backbone = model[0].model
+    of_language = recipe.language and backbone.config.model_type != "xmod"
+    if of_language:
+        _write_language(backbone, output / "model" / FOLDER / recipe.language, recipe.optimizing.lora_rank)
     if recipe.optimizing.lora_rank:
-        merge_adapters(model[0].model)
-    model.max_seq_length = 512
+        take_adapters_out(backbone, merge=not of_language)
     model.save_pretrained(str(output / "model"))
 
 
-def merge_adapters(backbone: Any) -> None:  # noqa: ANN401
-    """Add LoRA's products to the weights that they stand beside, and take the adapters out."""
+def _write_language(backbone: Any, folder: Path, rank: int) -> None:  # noqa: ANN401
+    """Write a LoRA adapter as PEFT does."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _lora(rank).save_pretrained(str(folder))
+    weights = {f"base_model.model.{k}": v.contiguous() for k, v in get_peft_model_state_dict(backbone).items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def take_adapters_out(backbone: Any, *, merge: bool) -> None:  # noqa: ANN401
+    """Take LoRA's adapters out of a model, adding their products to the weights that they stand beside, or not."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(backbone.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
+            if merge:
+                module.merge()
             parent, _, own = name.rpartition(".")
             setattr(backbone.get_submodule(parent), own, module.get_base_layer())

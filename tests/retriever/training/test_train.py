@@ -10,6 +10,7 @@ from data.errors import InputError, NotFoundError, UsageError
 from retriever.encoder import Encoder
 from retriever.training.recipe import read_recipe
 from retriever.training.train import train
+from tests import tiny as tiny_models
 
 WORDS = "reef coral white sea warm fox jumps fence Riff weiß Meer Zaun Fuchs bahari uzio море рыба 海水 珊瑚".split()
 
@@ -74,7 +75,7 @@ def test_a_training_improves_the_loss_of_what_it_has_not_seen(trained):
     assert told["steps"] == 60
     held = [float(row["eval_loss"]) for row in log_of(folder) if row["eval_loss"]]
     assert told["held_out_loss"] == pytest.approx(held[-1], abs=1e-4)
-    assert held[-1] < held[0] - 1
+    assert held[-1] < held[0] - 0.5
 
 
 def test_what_comes_out_is_a_checkpoint_like_any_other(trained, tiny):
@@ -125,6 +126,48 @@ def test_without_adapters_all_but_the_embeddings_moves(tmp_path, tiny_folder):
     assert not any("embeddings" in name for name in moved)
     assert any("attention.self.query.weight" in name for name in moved)
     assert any("linear.weight" in name for name in moved)
+
+
+def parameters(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return dict(SentenceTransformer(str(folder), device="cpu").named_parameters())
+
+
+def test_xmod_learns_in_one_language_and_is_exchanged_for_others(tmp_path):
+    backbone = tiny_models.write_xmod_backbone(tmp_path / "backbone", ["en_XX", "de_DE", "sw_KE"], None)
+    base = tiny_models.write_sentence_model(tmp_path / "base", backbone)
+    path = write_recipe(tmp_path / "x", base, steps=4, extra='language = "en"')
+    path.write_text(path.read_text().replace("lora_rank = 8", "lora_rank = 0"))
+    train(read_recipe(path), tmp_path / "out")
+    old, new = parameters(base), parameters(tmp_path / "out" / "model")
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert any("attention.self.query" in name for name in moved)
+    assert not any(part in name for name in moved for part in ("embeddings", "adapter_modules", "adapter_layer_norm"))
+    encoder = Encoder.load(str(tmp_path / "out" / "model"))
+    vectors = encoder.encode_queries(["reef fox"] * 3, ["en", "de", "sw"]).dense
+    assert (vectors @ vectors.T)[np.triu_indices(3, 1)].max() < 0.9999
+
+
+def test_a_language_can_be_added_after_training(tmp_path, tiny_folder, tiny):
+    path = write_recipe(tmp_path / "x", tiny_folder, steps=10, extra='language = "sw"')
+    train(read_recipe(path), tmp_path / "out")
+    encoder = Encoder.load(str(tmp_path / "out" / "model"), backend="torch")
+    text = ["reef coral fox"]
+    np.testing.assert_allclose(encoder.encode_queries(text, ["de"]).dense, tiny.encode_queries(text).dense, atol=1e-5)
+    assert np.abs(encoder.encode_queries(text, ["sw"]).dense - tiny.encode_queries(text).dense).max() > 1e-2
+
+
+def test_a_language_without_an_adapter_is_refused(tmp_path, tiny_folder):
+    path = write_recipe(tmp_path / "x", tiny_folder, extra='language = "sw"')
+    path.write_text(path.read_text().replace("lora_rank = 8", "lora_rank = 0"))
+    with pytest.raises(UsageError, match="lora_rank"):
+        train(read_recipe(path), tmp_path / "out")
+    backbone = tiny_models.write_xmod_backbone(tmp_path / "backbone", ["en_XX", "de_DE"], None)
+    base = tiny_models.write_sentence_model(tmp_path / "base", backbone)
+    path = write_recipe(tmp_path / "y", base, extra='language = "sw"')
+    with pytest.raises(UsageError, match="de, en"):
+        train(read_recipe(path), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
