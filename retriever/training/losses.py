@@ -113,23 +113,29 @@ def info_nce(scores: Tensor, own: Tensor | None, temperature: float) -> Tensor:
     return cross_entropy(scores / temperature, torch.arange(len(scores), device=scores.device))
 
 
-def contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None = None) -> Tensor:
+def contrast_loss(
+    columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None = None, *, queue: Texts | None = None
+) -> Tensor:
     """Return the loss of a batch.
 
     Args:
         columns: queries, positives, and any number of columns of negatives, n texts each.
         contrast: how.
         teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
+        queue: more wrong passages, of which dense vectors alone are compared; None for none.
     """
     with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
-        return _contrast_loss(columns, contrast, teacher)
+        return _contrast_loss(columns, contrast, teacher, queue=queue)
 
 
-def _contrast_loss(columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None) -> Tensor:
+def _contrast_loss(
+    columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None, *, queue: Texts | None
+) -> Tensor:
     queries, positives, *negatives = columns
     total = torch.zeros((), device=queries.mask.device)
     for similarity, both in (found := similarities(contrast)):
-        scores = torch.cat([similarity(queries, side) for side in (positives, *negatives)], dim=1)
+        waiting = [queue] if queue is not None and similarity is cosine else []
+        scores = torch.cat([similarity(queries, side) for side in (positives, *negatives, *waiting)], dim=1)
         own = similarity(queries, queries) if contrast.own_side else None
         loss = info_nce(scores, own, contrast.temperature)
         if both:
@@ -185,25 +191,44 @@ class JointLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the loss of a batch: queries, positives, negatives, and, where it distils, what the teacher reads."""
-        columns = list(sentence_features)
-        teacher = None
-        if self.contrast.distil:
-            *columns, asked, found = columns
-            teacher = self._teacher(asked, found)
-        if self.mini_batch is None:
-            encoded = [self.encode(column, passage=place > 0) for place, column in enumerate(columns)]
-            return contrast_loss(encoded, self.contrast, teacher)
-        return self._cached(columns, teacher)
+        columns, teacher = self.taught(sentence_features)
+        return self.compare(columns, partial(contrast_loss, contrast=self.contrast, teacher=teacher))
 
-    def encode(self, features: Features, *, passage: bool) -> Texts:
-        """Run texts through the model."""
-        out = self.model(dict(features))
+    def memory(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must keep beside the model, by name; here nothing."""
+        return {}
+
+    def taught(self, sentence_features: Iterable[Features]) -> tuple[list[Features], Tensor | None]:
+        """Return the columns without those of the teacher, and what it says of them."""
+        columns = list(sentence_features)
+        if not self.contrast.distil:
+            return columns, None
+        *columns, asked, found = columns
+        return columns, self._teacher(asked, found)
+
+    def compare(self, columns: Sequence[Features], loss: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
+        """Return the loss of columns, queries first, with gradients through all of them."""
+        if self.mini_batch is None:
+            return loss([self.encode(column, passage=place > 0) for place, column in enumerate(columns)])
+        return self._cached(columns, loss)
+
+    def encode(self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None) -> Texts:
+        """Run texts through the model, or through ``run`` in its place."""
+        out = (run or self.model)(dict(features))
         late, mask = None, out["attention_mask"].bool()
         if not self._own_mask:
             mask = text_mask(features, self._special, self._prompted[passage])
         if "late" in self.contrast.objectives:
             late = out["token_embeddings"]
         return Texts(out.get("sentence_embedding") if "dense" in self.contrast.objectives else None, late, mask)
+
+    def encode_still(
+        self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None
+    ) -> Texts:
+        """Encode without a graph, ``mini_batch`` texts at a time."""
+        size = self.mini_batch or len(features["input_ids"])
+        with torch.no_grad():
+            return _joined([self.encode(some, passage=passage, run=run) for some in _cut(features, size)])
 
     def _teacher(self, asked: Features, found: Features) -> Tensor:
         """Return the similarities that the model had before its adapters were added."""
@@ -213,18 +238,12 @@ class JointLoss(nn.Module):
                 return a @ a.T
             return a @ normalize(self.model(dict(found))["sentence_embedding"].float(), dim=-1).T
 
-    def _cached(self, columns: Sequence[Features], teacher: Tensor | None) -> Tensor:
+    def _cached(self, columns: Sequence[Features], compared: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
         """Return the loss; its backward pass runs the model again, a few texts at a time."""
-        with torch.no_grad():
-            parts = [
-                [self.encode(some, passage=place > 0) for some in _cut(column, self.mini_batch or 1)]
-                for place, column in enumerate(columns)
-            ]
-        leaves = [_joined(some) for some in parts]
+        leaves = [self.encode_still(column, passage=place > 0) for place, column in enumerate(columns)]
         kept = [[v.detach().requires_grad_() for v in texts[:2] if v is not None] for texts in leaves]
         with torch.enable_grad():
-            loss = contrast_loss([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)],
-                                 self.contrast, teacher)  # fmt: skip
+            loss = compared([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)])
             if not torch.is_grad_enabled() or not any(p.requires_grad for p in self.model.parameters()):
                 return loss.detach()
             flat = [vector for own in kept for vector in own]

@@ -12,11 +12,13 @@ after a stop takes up the batch that would have come next.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from data.errors import UsageError
@@ -25,9 +27,11 @@ from retriever.bundled import be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
 from retriever.training.examples import Skipped, check_apart, read_sources
 from retriever.training.losses import JointLoss
+from retriever.training.moco import MomentumLoss
 from retriever.training.recipe import Recipe
 
 LEARNED = "learned.safetensors"
+MEMORY = "memory.safetensors"
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
@@ -44,15 +48,18 @@ def train(recipe: Recipe, output: Path) -> dict[str, Any]:
     be_quiet()
     skipped = Skipped()
     sources = [
-        source for data in recipe.data for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out)
+        source
+        for data in recipe.data
+        for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
     ]
     check_apart(sources, map(Path, recipe.apart))
-    mixer = Mixer(sources, recipe.mixing, recipe.seed)
+    mixer = Mixer(sources, recipe.mixing, recipe.seed, cropping=recipe.cropping)
     held = [mixer.batch() for _ in range(recipe.held_out)]
     batches = [mixer.batch() for _ in range(recipe.optimizing.steps)]
     del sources, mixer
     model = open_model(recipe)
-    loss = JointLoss(
+    kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
+    loss = kind(
         model, recipe.contrast, prompted=[_prompt_tokens(model, role) for role in PROMPTS],
         mini_batch=recipe.optimizing.mini_batch or None,
     )  # fmt: skip
@@ -163,31 +170,45 @@ def _trainer_class() -> Any:  # noqa: ANN401
     class Trainer(SentenceTransformerTrainer):
         """Keeps in checkpoints what is learned alone: 11 MB of 480."""
 
+        loss: Any
+
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ANN401
-            write_learned(self.model, Path(output_dir or str(self.args.output_dir)))
+            folder = Path(output_dir or str(self.args.output_dir))
+            write_learned(self.model, folder)
+            write_tensors(self.loss.memory(), folder / MEMORY)
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
             read_learned(self.model, Path(resume_from_checkpoint))
+            read_tensors(self.loss.memory(), Path(resume_from_checkpoint) / MEMORY)
 
     return Trainer
 
 
 def write_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Write the parameters that a training moves."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    learned = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(learned, folder / LEARNED)
+    write_tensors({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, folder / LEARNED)
 
 
 def read_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Read what :func:`write_learned` wrote."""
+    read_tensors(dict(model.named_parameters()), folder / LEARNED)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name; of none no file."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if tensors:
+        save_file({name: values.contiguous() for name, values in tensors.items()}, path)
+
+
+def read_tensors(own: Mapping[str, Tensor], path: Path) -> None:
+    """Read what :func:`write_tensors` wrote into tensors that are there."""
     from safetensors.torch import load_file
 
-    own = dict(model.named_parameters())
     with torch.no_grad():
-        for name, values in load_file(folder / LEARNED).items():
+        for name, values in (load_file(path) if own else {}).items():
             own[name].copy_(values)
 
 
