@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(sub)
     _add_bitext(sub)
     _add_reproduce(sub)
+    _add_mine(sub)
     return top
 
 
@@ -235,6 +236,26 @@ def _add_reproduce(sub: Any) -> None:  # noqa: ANN401
     made.add_argument(
         "--update", type=Path, metavar="FILE", help="write the tables into a file that has places for them"
     )
+
+
+def _add_mine(sub: Any) -> None:  # noqa: ANN401
+    made = _command(
+        sub, "mine", commands.mine,
+        "Find hard negatives for pairs of queries and passages, to train with.", commands.show_mine,
+    )  # fmt: skip
+    made.add_argument("data", nargs="+", type=Path, metavar="DATA",
+                      help='*.jsonl[.gz], {"query", "positive"} a line, or a BEIR folder')  # fmt: skip
+    made.add_argument("--to", required=True, type=Path, metavar="FILE", help="the rows to write, *.jsonl")
+    made.add_argument("--using", default="hybrid", metavar="MODE", help=f"{MODES} (default: %(default)s)")
+    made.add_argument("--negatives", type=_positive, default=4, metavar="N", help="of a row (default: %(default)s)")
+    made.add_argument("--first", type=_positive, default=1, metavar="RANK", help="drawn from (default: %(default)s)")
+    made.add_argument("--last", type=_positive, default=50, metavar="RANK", help="and to (default: %(default)s)")
+    made.add_argument("--margin", type=float, default=0.95, metavar="PART",
+                      help="leave out what scores above this part of the positive (default: %(default)s)")  # fmt: skip
+    made.add_argument("--scores", action="store_true", help="write scores of the positive and the negatives")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    made.add_argument("--work", type=Path, metavar="DIR", help="where the collection is kept (default: FILE.work)")
+    _add_encoder(made)
 
 
 def _add_measures(made: argparse.ArgumentParser) -> None:

@@ -219,6 +219,28 @@ def reproduce(arguments: Namespace) -> Result:
     return {"ok": all(one.get("ok", True) for one in told), "reproductions": told}
 
 
+def mine(arguments: Namespace) -> Result:
+    """Find hard negatives for pairs."""
+    from retriever.engine import BuildSettings, steps
+    from retriever.training import mining
+    from retriever.training.examples import Skipped, read_sources
+
+    mining.check_output(arguments.to)
+    how = mining.Mining(
+        using=arguments.using, negatives=arguments.negatives, first=arguments.first, last=arguments.last,
+        margin=arguments.margin, scores=arguments.scores, seed=arguments.seed,
+    )  # fmt: skip
+    skipped = Skipped()
+    sources = [source for path in arguments.data for source in read_sources(path, skipped)]
+    settings = BuildSettings(encoder=arguments.encoder, backend=arguments.backend, device=arguments.device)
+    work = arguments.work or arguments.to.with_name(f"{arguments.to.name}.work")
+    with _bar("index", len(mining.passages(sources)), " passages") as advance:
+        engine = mining.index_passages(sources, work, mining=how, settings=settings, on_progress=steps(advance))
+    with _bar("mine", sum(len(source.examples) for source in sources), " queries") as advance:
+        report = mining.mine(sources, engine, output=arguments.to, mining=how, on_progress=lambda n: advance(n, ""))
+    return {"file": str(arguments.to), **asdict(report), "skipped": dict(skipped.counts), "index": str(engine.folder)}
+
+
 def show_build(result: Result) -> str:
     """Tell what a build did."""
     counts = ", ".join(f"{result[name]:,} {name}" for name in ("added", "updated", "unchanged"))
@@ -234,6 +256,13 @@ def show_delete(result: Result) -> str:
 def show_verify(result: Result) -> str:
     """Tell what is wrong."""
     return "all files are as they were written" if result["ok"] else "\n".join(result["problems"])
+
+
+def show_mine(result: Result) -> str:
+    """Tell what was mined."""
+    left_out = f"{result['answers']:,} answers and {result['close']:,} too like an answer left out"
+    found = f"{result['negatives']:,} negatives for {result['rows']:,} rows, {result['without']:,} without any"
+    return f"{found} ({left_out}): {result['file']}"
 
 
 def show_info(result: Result) -> str:

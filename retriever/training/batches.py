@@ -7,7 +7,8 @@ a query's own language are wrong as often as others. Batches mixed at random ove
 to tell texts apart by their language (XQuAD-R mAP, nothing neutralised: dense .286 where batches like these give .507).
 
 Which source and which languages come next is drawn with a temperature: n examples weigh n ** a, so that what is rare
-comes more often than its share, and still less often than what is frequent.
+comes more often than its share, and still less often than what is frequent. Of raw text every language is a source of
+its own, and what is cut of a passage is another pair each time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from data.errors import UsageError
-from retriever.training.examples import Meaning, Pair, Source, letters
+from retriever.training.cropping import Cropping, pair
+from retriever.training.examples import Example, Meaning, Pair, Passage, Source, letters
 
 PIVOT = "en"
 # Neighbours that a batch is drawn from: so many times its rows.
@@ -47,6 +49,8 @@ class Mixing:
         smoothing: a, the exponent of the number of examples; 1 draws in proportion, 0 all alike.
         parallel: the share of batches that are parallel text, where there is other text too.
         negatives: hard negatives of each row, where the pairs have as many.
+        text: the share of batches that are cut of raw text, where there is anything else too.
+        mixed: batches of raw text are drawn from all languages, and not each from one.
     """
 
     rows: int = 64
@@ -54,45 +58,81 @@ class Mixing:
     smoothing: float = 0.5
     parallel: float = 0.6
     negatives: int = 0
+    text: float = 0.3
+    mixed: bool = False
 
 
 class Mixer:
     """An endless row of batches, the same ones for the same seed."""
 
-    def __init__(self, sources: Sequence[Source], mixing: Mixing, seed: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], mixing: Mixing, seed: int, *, cropping: Cropping | None = None
+    ) -> None:
         """Sort sources into kinds.
+
+        Args:
+            sources: what is drawn from.
+            mixing: how.
+            seed: of everything that is drawn.
+            cropping: how pairs are cut of raw text; None for the defaults.
 
         Raises:
             UsageError: no source has two examples, or all text is in one language where parallel text is wanted.
         """
         self._mixing = mixing
+        self._cropping = cropping or Cropping()
         self._random = random.Random(seed)
         usable = [source for source in sources if len(source.examples) > 1]
         if not usable:
             raise UsageError("no source has two examples, and one alone has nothing to be told apart from: give more")
         self._kinds = [
             (share, some)
-            for share, kind in ((mixing.parallel, Meaning), (1 - mixing.parallel, Pair))
+            for share, kind in (
+                (mixing.parallel * (1 - mixing.text), Meaning),
+                ((1 - mixing.parallel) * (1 - mixing.text), Pair),
+                (mixing.text, Passage),
+            )
             if (some := [source for source in usable if isinstance(source.examples[0], kind)]) and share > 0
         ]
         if not self._kinds:
-            raise UsageError("the share of parallel text leaves nothing of what was given: change it")
+            raise UsageError("the shares of parallel and of raw text leave nothing of what was given: change them")
 
     def batch(self) -> list[Row]:
         """Return the next batch; of a small source it has fewer rows."""
         (_, sources) = self._random.choices(self._kinds, [share for share, _ in self._kinds])[0]
-        weights = [len(source.examples) ** self._mixing.smoothing for source in sources]
-        examples = self._random.choices(sources, weights)[0].examples
-        near = self._neighbours(examples)
+        if self._mixing.mixed and isinstance(sources[0].examples[0], Passage):
+            near = self._everywhere(sources)
+        else:
+            near = self._neighbours(self._drawn(sources, 1)[0].examples)
         if isinstance(near[0], Meaning):
             return self._distinct(self._translations([e for e in near if isinstance(e, Meaning)]))
+        if isinstance(near[0], Passage):
+            return self._distinct(self._cut([e for e in near if isinstance(e, Passage)]))
         return self._distinct([self._answered(e) for e in near if isinstance(e, Pair)])
 
-    def _neighbours(self, examples: Sequence[Pair] | Sequence[Meaning]) -> list[Pair | Meaning]:
+    def _drawn(self, sources: Sequence[Source], count: int) -> list[Source]:
+        weights = [len(source.examples) ** self._mixing.smoothing for source in sources]
+        return self._random.choices(sources, weights, k=count)
+
+    def _neighbours(self, examples: Sequence[Example]) -> list[Example]:
         """Return examples from one stretch of a source, in random order."""
         width = min(len(examples), SPREAD * self._mixing.rows)
         first = self._random.randrange(len(examples) - width + 1)
         return self._random.sample(list(examples[first : first + width]), width)
+
+    def _everywhere(self, sources: Sequence[Source]) -> list[Example]:
+        """Return different examples from all sources, each from one drawn for it."""
+        drawn: list[Sequence[Example]] = [x.examples for x in self._drawn(sources, SPREAD * self._mixing.rows)]
+        return list(dict.fromkeys(self._random.choice(examples) for examples in drawn))
+
+    def _cut(self, near: Sequence[Passage]) -> list[Row]:
+        """Cut a pair of each passage, but none without letters; units that replace others are of the passage before."""
+        rows = []
+        for passage, before in zip(near, [near[-1], *near], strict=False):
+            query, positive = pair(passage.text, self._cropping, self._random, other=before.text)
+            if letters(query) and letters(positive):
+                rows.append(Row(query, positive, (), query, positive))
+        return rows
 
     def _translations(self, near: Sequence[Meaning]) -> list[Row]:
         """Draw two languages for each meaning, out of a few for all."""

@@ -7,9 +7,9 @@ A line of JSONL (``.gz`` too) is one of
     {"en", "text", "lang"}                     a sentence and its translation; all translations of one sentence are one
                                                meaning in several languages
 
-and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language. Rows that teach nothing, an
-empty side, the same text on both sides, a pair that stands twice, are left out and counted; a line that is no such
-record ends the reading, with its number.
+and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language. Raw text has no labels:
+`retriever.training.texts` reads it. Rows that teach nothing, an empty side, the same text on both sides, a pair that
+stands twice, are left out and counted; a line that is no such record ends the reading, with its number.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from data.errors import InputError, UsageError
 from data.lines import fault, json_objects
 from data.readers import BeirFolder
 from data.records import normalize_language
+from retriever.training.cropping import LEAST, passages, units
+from retriever.training.texts import is_text, read_passages
 
 # Marks stay: without them every Thai or Hindi word is that of other vowels too.
 _SIGNS = regex.compile(r"[^\p{L}\p{M}\p{N}_]+")
@@ -64,17 +66,33 @@ class Meaning:
     texts: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text alone, of which pairs are cut, see `retriever.training.cropping`.
+
+    Attributes:
+        text: of some units or more.
+        language: "" where unknown.
+    """
+
+    text: str
+    language: str = ""
+
+
+Example = Pair | Meaning | Passage
+
+
 @dataclass(slots=True)
 class Source:
     """Examples of one kind and one origin, in an order where neighbours are alike.
 
     Attributes:
         name: of the file, with the rows' own ``source`` where they have one.
-        examples: pairs, or meanings.
+        examples: pairs, meanings, or passages of one language.
     """
 
     name: str
-    examples: list[Pair] | list[Meaning]
+    examples: list[Pair] | list[Meaning] | list[Passage]
 
 
 @dataclass(slots=True)
@@ -88,18 +106,21 @@ class Skipped:
         return ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.counts.items()))
 
 
-def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = ()) -> list[Source]:
-    """Read a file or a BEIR folder.
+def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = (), kind: str = "") -> list[Source]:
+    """Read a file or a folder.
 
     Args:
-        path: ``*.jsonl``, ``*.jsonl.gz``, or a folder.
+        path: ``*.jsonl``, ``*.jsonl.gz``, a BEIR folder, or raw text.
         skipped: counts what is left out.
         leave_out: values of "source" whose rows are left out.
+        kind: "text" to read documents as raw text, whatever else they are; "" to tell by their form.
 
     Raises:
         NotFoundError, InputError: it is not there, or has a line of another form.
         UsageError: nothing is left of it.
     """
+    if kind == "text" or is_text(path):
+        return _text_sources(path, skipped)
     rows = _beir_rows(path) if path.is_dir() else _rows(path, frozenset(leave_out), skipped)
     pairs: dict[str, dict[tuple[str, str], Pair]] = {}
     meanings: dict[str, dict[str, dict[str, str]]] = {}
@@ -121,9 +142,29 @@ def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = ())
     found = [Source(name, list(some.values())) for name, some in sorted(pairs.items())]
     for name, by_pivot in sorted(meanings.items()):
         found.append(Source(name, [Meaning(pivot, tuple(by_pivot[pivot].items())) for pivot in sorted(by_pivot)]))
+    return _not_empty(found, path, skipped)
+
+
+def _not_empty(found: list[Source], path: Path, skipped: Skipped) -> list[Source]:
     if not found:
         raise UsageError(f"{path} has nothing to train on{f' ({skipped})' if skipped.counts else ''}")
     return found
+
+
+def _text_sources(path: Path, skipped: Skipped) -> list[Source]:
+    """Read raw text: of each language its passages, in their order."""
+    by_language: dict[str, list[Passage]] = {}
+    seen: set[str] = set()
+    for text, language in read_passages(path):
+        key = letters(text)
+        if key in seen or len(units(text)) < LEAST or not key:
+            skipped.counts["duplicates" if key in seen else "too short to be cut"] += 1
+            continue
+        seen.add(key)
+        by_language.setdefault(language, []).append(Passage(text, language))
+    name = path.resolve().name
+    found = [Source(f"{name}:{x}" if x else name, some) for x, some in sorted(by_language.items())]
+    return _not_empty(found, path, skipped)
 
 
 def _useless(row: Pair | Meaning) -> str:
@@ -206,7 +247,8 @@ def check_apart(sources: Iterable[Source], folders: Iterable[Path]) -> None:
         texts = [query.text for query in reader.queries()]
         for document in reader.documents():
             texts += [document.text, document.content()] if document.id in relevant else []
-        held |= {key: folder for text in texts if len(key := letters(text)) >= 8}
+        parts = (part for text in texts for part in {text, *passages(text)})  # as raw text would be cut
+        held |= {key: folder for part in parts if len(key := letters(part)) >= 8}
     if not held:
         return
     for source in sources:
@@ -219,7 +261,9 @@ def check_apart(sources: Iterable[Source], folders: Iterable[Path]) -> None:
                     )
 
 
-def _texts(example: Pair | Meaning) -> list[str]:
+def _texts(example: Example) -> list[str]:
+    if isinstance(example, Passage):
+        return [example.text]
     if isinstance(example, Pair):
         return [example.query, example.positive, *example.negatives]
     return [example.pivot, *(text for _, text in example.texts)]

@@ -147,44 +147,63 @@ def list_loss(scores: Tensor, worth: Tensor, contrast: Contrast) -> Tensor:
     return kl_div(log_softmax(scores / contrast.temperature, dim=1), softmax(worth, dim=1), reduction="batchmean")
 
 
-def contrast_loss(
-    columns: Sequence[Texts], contrast: Contrast, *, teacher: Tensor | None = None, worth: Tensor | None = None
-) -> Tensor:
+class Beside(NamedTuple):
+    """What is known of a batch beside its texts.
+
+    Attributes:
+        teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
+        worth: (n, 1 + columns of negatives) scores of each row's own candidates; None for no scored lists.
+        queue: more wrong passages, of which dense vectors alone are compared; None for none.
+    """
+
+    teacher: Tensor | None = None
+    worth: Tensor | None = None
+    queue: Texts | None = None
+
+
+def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside | None = None) -> Tensor:
     """Return the loss of a batch.
 
     Args:
         columns: queries, positives, and any number of columns of negatives, n texts each.
         contrast: how.
-        teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
-        worth: (n, 1 + columns of negatives) scores of each row's own candidates; None for no scored lists.
+        beside: what else is known; None for nothing.
     """
     with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
-        return _contrast_loss(columns, contrast, teacher, worth)
+        found = similarities(contrast)
+        late = len(found) - ("dense" in contrast.objectives)  # similarities of several lengths are one objective
+        parts = [
+            _one_loss(columns, contrast, beside or Beside(), *kind) / (1 if kind[0] is cosine else late)
+            for kind in found
+        ]
+        return torch.stack(parts).sum()
 
 
-def _contrast_loss(
-    columns: Sequence[Texts], contrast: Contrast, teacher: Tensor | None, worth: Tensor | None
+def _one_loss(
+    columns: Sequence[Texts],
+    contrast: Contrast,
+    beside: Beside,
+    similarity: Callable[[Texts, Texts], Tensor],
+    both: bool,
 ) -> Tensor:
+    """Return the loss by one similarity."""
     queries, positives, *negatives = columns
-    total = torch.zeros((), device=queries.mask.device)
-    for similarity, both in (found := similarities(contrast)):
-        sides = [similarity(queries, side) for side in (positives, *negatives)]
-        scores = torch.cat(sides, dim=1)
-        own = similarity(queries, queries) if contrast.own_side else None
-        loss = info_nce(scores, own, contrast.temperature)
-        if both:
-            own = similarity(positives, positives) if contrast.own_side else None
-            loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
-        if teacher is not None:
-            learned = log_softmax(scores[:, : len(teacher)] / contrast.temperature, dim=1)
-            wanted = softmax(teacher / contrast.distil_temperature, dim=1)
-            loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
-        if worth is not None:
-            own_lists = torch.stack([side.diagonal() for side in sides], dim=1)
-            loss = loss + contrast.lists * list_loss(own_lists, worth, contrast)
-        # A late similarity of several lengths is one objective.
-        total = total + loss / (1 if similarity is cosine else len(found) - ("dense" in contrast.objectives))
-    return total
+    sides = [similarity(queries, side) for side in (positives, *negatives)]
+    waiting = [cosine(queries, beside.queue)] if beside.queue is not None and similarity is cosine else []
+    own = similarity(queries, queries) if contrast.own_side else None
+    loss = info_nce(torch.cat([*sides, *waiting], dim=1), own, contrast.temperature)
+    if both:
+        own = similarity(positives, positives) if contrast.own_side else None
+        loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
+    loss = contrast.pairs * loss
+    if beside.teacher is not None:
+        learned = log_softmax(sides[0] / contrast.temperature, dim=1)
+        wanted = softmax(beside.teacher / contrast.distil_temperature, dim=1)
+        loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
+    if beside.worth is not None:
+        lists = torch.stack([side.diagonal() for side in sides], dim=1)
+        loss = loss + contrast.lists * list_loss(lists, beside.worth, contrast)
+    return loss
 
 
 def text_mask(features: Features, special: Tensor, prompted: int) -> Tensor:
@@ -228,25 +247,45 @@ class JointLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the loss of a batch: queries, positives, negatives, and, where it distils, what the teacher reads."""
-        columns = list(sentence_features)
-        teacher = None
-        if self.contrast.distil:
-            *columns, asked, found = columns
-            teacher = self._teacher(asked, found)
-        if self.mini_batch is None:
-            encoded = [self.encode(column, passage=place > 0) for place, column in enumerate(columns)]
-            return contrast_loss(encoded, self.contrast, teacher=teacher, worth=labels)
-        return self._cached(columns, teacher, labels)
+        columns, teacher = self.taught(sentence_features)
+        beside = Beside(teacher, labels)
+        return self.compare(columns, partial(contrast_loss, contrast=self.contrast, beside=beside))
 
-    def encode(self, features: Features, *, passage: bool) -> Texts:
-        """Run texts through the model."""
-        out = self.model(dict(features))
+    def memory(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must keep beside the model, by name; here nothing."""
+        return {}
+
+    def taught(self, sentence_features: Iterable[Features]) -> tuple[list[Features], Tensor | None]:
+        """Return the columns without those of the teacher, and what it says of them."""
+        columns = list(sentence_features)
+        if not self.contrast.distil:
+            return columns, None
+        *columns, asked, found = columns
+        return columns, self._teacher(asked, found)
+
+    def compare(self, columns: Sequence[Features], loss: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
+        """Return the loss of columns, queries first, with gradients through all of them."""
+        if self.mini_batch is None:
+            return loss([self.encode(column, passage=place > 0) for place, column in enumerate(columns)])
+        return self._cached(columns, loss)
+
+    def encode(self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None) -> Texts:
+        """Run texts through the model, or through ``run`` in its place."""
+        out = (run or self.model)(dict(features))
         late, mask = None, out["attention_mask"].bool()
         if not self._own_mask:
             mask = text_mask(features, self._special, self._prompted[passage])
         if "late" in self.contrast.objectives:
             late = out["token_embeddings"]
         return Texts(out.get("sentence_embedding") if "dense" in self.contrast.objectives else None, late, mask)
+
+    def encode_still(
+        self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None
+    ) -> Texts:
+        """Encode without a graph, ``mini_batch`` texts at a time."""
+        size = self.mini_batch or len(features["input_ids"])
+        with torch.no_grad():
+            return _joined([self.encode(some, passage=passage, run=run) for some in _cut(features, size)])
 
     def _teacher(self, asked: Features, found: Features) -> Tensor:
         """Return the similarities that the model had before its adapters were added."""
@@ -256,19 +295,14 @@ class JointLoss(nn.Module):
                 return a @ a.T
             return a @ normalize(self.model(dict(found))["sentence_embedding"].float(), dim=-1).T
 
-    def _cached(self, columns: Sequence[Features], teacher: Tensor | None, worth: Tensor | None) -> Tensor:
+    def _cached(self, columns: Sequence[Features], compared: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
         """Return the loss; its backward pass runs the model again, a few texts at a time."""
-        with torch.no_grad():
-            parts = [
-                [self.encode(some, passage=place > 0) for some in _cut(column, self.mini_batch or 1)]
-                for place, column in enumerate(columns)
-            ]
-        leaves = [_joined(some) for some in parts]
+        leaves = [self.encode_still(column, passage=place > 0) for place, column in enumerate(columns)]
         kept = [[v.detach().requires_grad_() for v in texts[:2] if v is not None] for texts in leaves]
         learns = torch.is_grad_enabled()
+        learns = torch.is_grad_enabled()
         with torch.enable_grad():
-            columns_of = [_with(texts, own) for texts, own in zip(leaves, kept, strict=True)]
-            loss = contrast_loss(columns_of, self.contrast, teacher=teacher, worth=worth)
+            loss = compared([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)])
             if not learns:
                 return loss.detach()
             flat = [vector for own in kept for vector in own]

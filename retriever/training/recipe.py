@@ -10,22 +10,31 @@ from typing import Any, TypeVar
 from data.errors import InputError, NotFoundError
 from retriever.bundled import NAME as BUNDLED
 from retriever.training.batches import Mixing
+from retriever.training.cropping import Cropping
 from retriever.training.losses import Contrast
+from retriever.training.moco import Moco
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A file or BEIR folder to train on.
+    """A file or folder to train on.
 
     Attributes:
         path: relative to the recipe.
         leave_out: values of "source" whose rows are left out.
+        kind: "text" for raw text whatever its form, the corpus of a BEIR folder among them; "" to tell by the form.
     """
 
     path: str
     leave_out: tuple[str, ...] = ()
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse other kinds."""
+        if self.kind not in ("", "text"):
+            raise ValueError(f'kind = {self.kind!r} should be "text", or left out')
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,8 @@ class Recipe:
         language: of X-MOD's adapters the one that is on while all of them stand still; for another base, what is
             learned is an adapter of this language alone, which is put beside the model; "" trains for all languages.
         apart: BEIR folders whose text must not be in the data.
-        mixing, contrast, optimizing: see there.
+        mixing, cropping, contrast, optimizing: see there.
+        moco: a queue of passages; None for none.
     """
 
     data: tuple[Data, ...]
@@ -79,8 +89,10 @@ class Recipe:
     language: str = ""
     apart: tuple[str, ...] = ()
     mixing: Mixing = field(default_factory=Mixing)
+    cropping: Cropping = field(default_factory=Cropping)
     contrast: Contrast = field(default_factory=Contrast)
     optimizing: Optimizing = field(default_factory=Optimizing)
+    moco: Moco | None = None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -97,7 +109,7 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is no recipe: {error}") from error
     try:
-        parts = {"mixing": Mixing, "contrast": Contrast, "optimizing": Optimizing}
+        parts = {"mixing": Mixing, "cropping": Cropping, "contrast": Contrast, "optimizing": Optimizing, "moco": Moco}
         own: dict[str, Any] = {
             key: _filled(parts[key], value) if key in parts else value for key, value in told.items() if key != "data"
         }

@@ -14,13 +14,15 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from data.errors import UsageError
@@ -30,9 +32,11 @@ from retriever.bundled import be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
 from retriever.training.examples import Skipped, check_apart, read_sources
 from retriever.training.losses import JointLoss
+from retriever.training.moco import MomentumLoss
 from retriever.training.recipe import Recipe
 
 LEARNED = "learned.safetensors"
+MEMORY = "memory.safetensors"
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
@@ -59,16 +63,10 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         raise UsageError("training needs more packages: pip install 'polyseek[train]'")
     be_quiet()
     skipped = Skipped()
-    sources = [
-        source for data in recipe.data for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out)
-    ]
-    check_apart(sources, map(Path, recipe.apart))
-    mixer = Mixer(sources, recipe.mixing, recipe.seed)
-    held = [mixer.batch() for _ in range(recipe.held_out)]
-    batches = [mixer.batch() for _ in range(recipe.optimizing.steps)]
-    del sources, mixer
+    held, batches = _batches(recipe, skipped)
     model = open_model(recipe)
-    loss = JointLoss(
+    kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
+    loss = kind(
         model, recipe.contrast, prompted=[_prompt_tokens(model, role) for role in PROMPTS],
         mini_batch=recipe.optimizing.mini_batch or None,
     )  # fmt: skip
@@ -95,6 +93,19 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         **({"held_out_loss": round(float(evaluated["eval_loss"]), 4)} if held else {}),
         "skipped": dict(skipped.counts),
     }
+
+
+def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]]]:
+    """Read the data and draw all batches: those that are held out, and those that are trained on."""
+    sources = [
+        source
+        for data in recipe.data
+        for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
+    ]
+    check_apart(sources, map(Path, recipe.apart))
+    mixer = Mixer(sources, recipe.mixing, recipe.seed, cropping=recipe.cropping)
+    drawn = [mixer.batch() for _ in range(recipe.held_out + recipe.optimizing.steps)]
+    return drawn[: recipe.held_out], drawn[recipe.held_out :]
 
 
 def open_model(recipe: Recipe) -> Any:  # noqa: ANN401
@@ -208,11 +219,16 @@ def _trainer_class() -> Any:  # noqa: ANN401
     class Trainer(SentenceTransformerTrainer):
         """Keeps in checkpoints what is learned alone: 11 MB of 480."""
 
+        loss: Any
+
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ANN401
-            write_learned(self.model, Path(output_dir or str(self.args.output_dir)))
+            folder = Path(output_dir or str(self.args.output_dir))
+            write_learned(self.model, folder)
+            write_tensors(self.loss.memory(), folder / MEMORY)
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
             read_learned(self.model, Path(resume_from_checkpoint))
+            read_tensors(self.loss.memory(), Path(resume_from_checkpoint) / MEMORY)
 
     return Trainer
 
@@ -242,20 +258,29 @@ def _callbacks(trainer: Any, advance: Callable[[int, str], None]) -> None:  # no
 
 def write_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Write the parameters that a training moves."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    learned = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(learned, folder / LEARNED)
+    write_tensors({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, folder / LEARNED)
 
 
 def read_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
     """Read what :func:`write_learned` wrote."""
+    read_tensors(dict(model.named_parameters()), folder / LEARNED)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name; of none no file."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if tensors:
+        save_file({name: values.contiguous() for name, values in tensors.items()}, path)
+
+
+def read_tensors(own: Mapping[str, Tensor], path: Path) -> None:
+    """Read what :func:`write_tensors` wrote into tensors that are there."""
     from safetensors.torch import load_file
 
-    own = dict(model.named_parameters())
     with torch.no_grad():
-        for name, values in load_file(folder / LEARNED).items():
+        for name, values in (load_file(path) if own else {}).items():
             own[name].copy_(values)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from index.maxsim import maxsim as exact_maxsim
 from index.ragged import Ragged
-from retriever.training.losses import Contrast, JointLoss, Texts, contrast_loss, info_nce, list_loss, maxsim
+from retriever.training.losses import Beside, Contrast, JointLoss, Texts, contrast_loss, info_nce, list_loss, maxsim
 
 QUERIES = ["query: what turns a coral reef white?", "query: ein Fuchs springt", "query: 珊瑚会变白", "query: uzio"]
 PASSAGES = [
@@ -90,8 +90,8 @@ def test_a_teacher_that_agrees_teaches_nothing():
     both = Contrast(objectives=("dense",), temperature=0.1, distil=1.0, distil_temperature=0.1)
     own = texts[0].dense @ texts[1].dense.T
     alone = contrast_loss(texts, both).item()
-    assert contrast_loss(texts, both, teacher=own).item() == pytest.approx(alone, abs=1e-5)
-    assert contrast_loss(texts, both, teacher=own.flip(0)).item() > alone + 0.1
+    assert contrast_loss(texts, both, Beside(own)).item() == pytest.approx(alone, abs=1e-5)
+    assert contrast_loss(texts, both, Beside(own.flip(0))).item() > alone + 0.1
 
 
 @pytest.mark.parametrize(
