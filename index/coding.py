@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from index.storage import ArrayFile, read_array, write_array
 BITS = (2, 4, 8)
 # Bits that a vector's codes take are a multiple of this, see `index.lanes.unpack`.
 WORDS = 128
-# Texts that are coded at a time: with 45 tokens of 128 dims 95 MB.
-TEXTS = 4096
+# Tokens that are coded at a time, or those of one text: 64 MB of 128 dims, four times.
+TOKENS = 1 << 17
 # How far the offset of a language may move, in parts of a unit vector, before what is coded with it is coded anew.
 DRIFT = 0.03
 
@@ -69,8 +69,7 @@ def write_coded(folder: Path, sources: Sequence[Source], languages: Sequence[str
     ):
         for vectors, spoken, names, rows in sources:
             table = np.stack([frame[x] for x in names]) if names else np.empty((0, dims), np.float32)
-            for start in range(0, len(rows), TEXTS):
-                some = rows[start : start + TEXTS]
+            for some in _blocks(rows, np.diff(vectors.offsets)[rows]):
                 if (
                     isinstance(vectors, CodedTokens)
                     and vectors.bits == coding.bits
@@ -89,6 +88,16 @@ def write_coded(folder: Path, sources: Sequence[Source], languages: Sequence[str
                 all_widths.append(widths)
                 all_lengths.append(sizes)
     _write_cells(folder, texts, rotation.shape[1], coding.bits)
+
+
+def _blocks(rows: Rows, lengths: NDArray[np.integer]) -> Iterator[Rows]:
+    """Cut rows with so many tokens each into runs of :data:`TOKENS` at most, or of one row."""
+    ends, at = np.cumsum(lengths), 0
+    while at < len(rows):
+        before = ends[at - 1] if at else 0
+        stop = max(at + 1, int(np.searchsorted(ends, before + TOKENS, side="right")))
+        yield rows[at:stop]
+        at = stop
 
 
 def _frame(sources: Sequence[Source], coding: Coding) -> dict[str, NDArray[np.float32]]:

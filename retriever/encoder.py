@@ -11,8 +11,10 @@ other in every pair. On XQuAD-R that is worth .482 -> .526 mAP.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,6 +172,7 @@ class Encoder:
             dense (n, d) float32 or None, late Ragged of float32.
         """
         encoded = self._encode(tokenized, "document", on_progress)
+        _give_back()
         if self._token_pooling > 1:
             encoded = [_Encoded(one.dense, self._pooled(one.late)) for one in encoded]
         return self._gather([encoded[owner] for owner in tokenized.owners])
@@ -241,7 +244,9 @@ class Encoder:
         dense = features.get("sentence_embedding")
         if dense is not None:
             dense = torch.nn.functional.normalize(dense.float(), dim=-1).cpu().numpy()
-        return [_Encoded(None if dense is None else dense[i], tokens[i][mask[i]].numpy()) for i in range(len(ids))]
+        # One array for all: a copy for each text would lie between what the next forward passes ask for and give back.
+        late = np.split(tokens[mask].numpy(), mask.sum(dim=1).cumsum(dim=0)[:-1].numpy())
+        return [_Encoded(None if dense is None else dense[i], late[i]) for i in range(len(ids))]
 
     def _prompt_tokens(self, task: str) -> int:
         """Return how many tokens the prompt has; the blank that ends it is part of the text's first piece."""
@@ -336,6 +341,18 @@ def _one_thread() -> Iterator[None]:
             _LIMITED.pop()
             if len(_LIMITED) == 1:
                 torch.set_num_threads(_LIMITED.pop())
+
+
+def _give_back() -> None:
+    """Give free memory back to the system.
+
+    The C library of Linux keeps what the batches of a build, each of another shape, leave between what is in use: with
+    PyTorch in bfloat16 it grew by 50 MB with every thousand documents.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries than GNU's have none
+        if trim is not None:
+            trim(0)
 
 
 def _is_here(device: str) -> bool:

@@ -30,13 +30,15 @@ from retriever.adapters import FOLDER, find_adapters
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
-from retriever.training.examples import Skipped, check_apart, read_sources
+from retriever.training.examples import Skipped, Source, check_apart, read_sources
 from retriever.training.losses import JointLoss
 from retriever.training.moco import MomentumLoss
 from retriever.training.recipe import Recipe
 
 LEARNED = "learned.safetensors"
 MEMORY = "memory.safetensors"
+# Of so many examples of a source one is held out, where any are.
+HELD = 20
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
@@ -103,9 +105,15 @@ def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[li
         for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
     ]
     check_apart(sources, map(Path, recipe.apart))
-    mixer = Mixer(sources, recipe.mixing, recipe.seed, cropping=recipe.cropping)
-    drawn = [mixer.batch() for _ in range(recipe.held_out + recipe.optimizing.steps)]
-    return drawn[: recipe.held_out], drawn[recipe.held_out :]
+    held: list[Source] = []
+    if recipe.held_out:
+        held = [Source(source.name, source.examples[::HELD]) for source in sources]
+        for source in sources:
+            del source.examples[::HELD]
+    mixers = (Mixer(some, recipe.mixing, recipe.seed, cropping=recipe.cropping) for some in (held, sources) if some)
+    counts = (recipe.held_out, recipe.optimizing.steps) if held else (recipe.optimizing.steps,)
+    drawn = [[mixer.batch() for _ in range(count)] for mixer, count in zip(mixers, counts, strict=True)]
+    return (drawn[0] if held else []), drawn[-1]
 
 
 def open_model(recipe: Recipe) -> Any:  # noqa: ANN401

@@ -96,5 +96,5 @@ def test_scores_follow_the_negatives_that_are_drawn():
 def test_what_nothing_can_be_learned_from_is_refused():
     with pytest.raises(UsageError, match="two examples"):
         Mixer([pairs(1)], Mixing(), 0)
-    with pytest.raises(UsageError, match="share of parallel"):
+    with pytest.raises(UsageError, match="shares of parallel"):
         Mixer([pairs(10)], Mixing(parallel=1.0), 0)
