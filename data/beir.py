@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import InputError, NotFoundError
-from data.formats import jsonl_documents
 from data.lines import fault, json_objects, located, numbered_lines, source_name
 from data.records import Document, Query, check_string, normalize_language
 
@@ -160,9 +159,16 @@ class BeirFolder:
         """Yield the corpus, one document at a time.
 
         Raises:
-            InputError: a broken line or record, with file and line.
+            InputError: a broken line or record, or an id that comes twice, with file and line.
         """
-        return jsonl_documents(self.corpus_path)
+        lines: dict[str, int] = {}
+        for number, record in json_objects(self.corpus_path):
+            with located(self.corpus_path, number):
+                document = Document.from_json(record)
+                if document.id in lines:
+                    raise InputError(f"the document id {document.id!r} is already that of line {lines[document.id]}")
+            lines[document.id] = number
+            yield document
 
     def queries(self) -> list[Query]:
         """Return the queries that have judgements, in file order.

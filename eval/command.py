@@ -6,10 +6,11 @@ command line's.
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,14 +23,17 @@ from data.readers import Qrels
 from data.records import Hit, Query
 from eval.compare import compare
 from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
+from eval.kept import Kept
 from eval.languages import Languages
 from eval.measures import DEFAULT_MEASURES, FULL_DEPTH, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
 from eval.runs import RunWriter
+from eval.shared import Shared
 from eval.systems import WithoutSelf, file_name, open_system, views_of
+from index.manifest import Manifest
+from index.segment import content_hash
 from index.snapshot import Snapshot
-from retriever.encoder import Encoder
 from retriever.engine import BuildSettings, Engine, build_collection, steps
-from retriever.retrievers import Retriever
+from retriever.language import identifier
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
 """Opens a bar, ``with progress(label, total) as advance``, and ``advance(n, note)`` when n more are done."""
@@ -49,11 +53,12 @@ class EvalRequest:
         dataset: a BEIR folder, or what else :func:`data.datasets.open_dataset` knows.
         queries: a file that stands in for its queries, with the same ids; None for its own.
         split: whose queries and judgements; None for the usual ones.
-        using: names of :data:`eval.systems.SYSTEMS`.
+        using: systems, as :func:`eval.systems.views_of` knows them.
         measures: names as :func:`eval.measures.parse_measures` reads them; empty for the usual ones.
         neutral: language-neutral ranking.
         drop_self: leave out of each ranking the document that has the query's id, as BEIR does for ArguAna and Quora.
-        index: a folder to build the collection in, or to take it from; None for one that is removed at the end.
+        index: a folder to build the collection in, or to take it from, where results are kept as well, see
+            `eval.kept`; None for one that is removed at the end.
         runs: a folder for TREC runs, ``SYSTEM.run``; None for none.
         encoder: a model's name or folder; None for that of the collection, or the bundled one.
         backend: what computes it, see `retriever.backends`; None for the best here.
@@ -78,17 +83,34 @@ class EvalRequest:
 class _Task:
     """What every system is given."""
 
+    request: EvalRequest
+    snapshot: Snapshot
     queries: list[Query]
     qrels: Qrels
     measures: list[Measure]
-    runs: Path | None
-    encoder: Encoder | None
     language_of: Mapping[str, str] | None  # of the documents, where they have several
+    kept: Kept
+    shared: Shared = field(default_factory=Shared)
 
-    def forget(self, query: Query) -> None:
-        """Drop what the encoder keeps of a query."""
-        if self.encoder is not None:
-            self.encoder.forget([query.text])
+    @classmethod
+    def of(cls, request: EvalRequest, snapshot: Snapshot, queries: Sequence[Query], qrels: Qrels) -> _Task:
+        """Put together what is measured on the state of a collection."""
+        languages = iter(identifier().identify([query.text for query in queries if not query.lang]))
+        known = [query if query.lang else query._replace(lang=next(languages)) for query in queries]
+        spoken = _languages(snapshot)
+        measures = parse_measures(request.measures or _usual_measures(qrels, spoken))
+        relevant = {spoken.get(d, "") for judged in qrels.values() for d, grade in judged.items() if grade > 0}
+        facts = [
+            snapshot.manifest.checksum, request.encoder, request.backend, request.device, known, qrels,
+            [measure.name for measure in measures], request.neutral, request.drop_self,
+        ]  # fmt: skip
+        several = spoken if len(relevant - {""}) > 1 else None
+        return cls(request, snapshot, known, qrels, measures, several, Kept(request.index, facts))
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Return the results that are kept: none where rankings are to be written, which are not kept."""
+        found = {} if self.request.runs else {name: self.kept.read(name) for name in self.request.using}
+        return {name: result for name, result in found.items() if result is not None}
 
 
 def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> dict[str, Any]:
@@ -104,11 +126,11 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
 
     Returns:
         ``{"dataset", "encoder", "neutral", "systems": {name: {measure: value, "per_language", "ms_per_query",
-        "queries_per_second", "languages"}}, "comparison": {"measure", "pairs"}, "index": {"documents", "build_s",
-        "bytes"}}``, numbers rounded to four decimals, tiny ones to four digits; "encoder" is None where no view needs
-        one, "languages" (see :meth:`eval.languages.Languages.result`) is there where the relevant documents have
-        several, "comparison" (see :class:`eval.compare.Comparison`) where there are several systems, on the first
-        measure.
+        "queries_per_second", "measured", "languages"}}, "comparison": {"measure", "pairs"}, "index": {"documents",
+        "build_s", "bytes"}}``, numbers rounded to four decimals, tiny ones to four digits; "encoder" is None where no
+        view needs one, "measured" is the day, "languages" (see :meth:`eval.languages.Languages.result`) is there where
+        the relevant documents have several, "comparison" (see :class:`eval.compare.Comparison`) where there are several
+        systems, on the first measure.
 
     Raises:
         UsageError: an unknown system or measure, or ``index`` holds other documents or lacks a view.
@@ -119,10 +141,13 @@ def evaluate_dataset(request: EvalRequest, progress: Progress = no_progress) -> 
     dataset = open_dataset(request.dataset, queries=request.queries, split=request.split)
     queries, qrels = _judgements(dataset)
     with _folder(request.index) as folder:
-        build_s = _build(dataset, folder, views, request, progress)
-        engine = Engine.open(folder, request.encoder, backend=request.backend, device=request.device)
-        systems, comparison = _systems(engine, request, queries, qrels, progress)
-        info = engine.snapshot.info()
+        held, build_s = _held(dataset, folder, views), 0.0
+        task = _Task.of(request, held, queries, qrels) if held is not None else None
+        if task is None or task.known().keys() < set(request.using):
+            build_s = _build(dataset, folder, views, request, progress)
+            task = _Task.of(request, Snapshot.open(folder), queries, qrels)
+        systems, comparison = _systems(task, progress)
+        info = task.snapshot.info()
     result = {
         "dataset": dataset.name,
         "encoder": info["encoder"]["model"] if info["encoder"] else None,
@@ -161,14 +186,37 @@ def _judgements(dataset: Dataset) -> tuple[list[Query], Qrels]:
     return queries, qrels
 
 
+def _held(dataset: Dataset, folder: Path, views: Sequence[str]) -> Snapshot | None:
+    """Return the collection that is there, if it holds the dataset as it is; None if there is something to build.
+
+    The corpus is read to its end, so that a broken line is told before anything is written.
+
+    Raises:
+        UsageError: it holds documents that are not in the dataset, or lacks a view that is asked for.
+        InputError: a document that cannot be read.
+    """
+    held = None
+    with suppress(NotFoundError):
+        held = Snapshot.open(folder)
+    lacking = [view for view in views if held is not None and view not in held.manifest.views]
+    if lacking:
+        raise UsageError(f"{folder} was built without {', '.join(lacking)}: give --index another folder")
+    same, rows = held is not None, set()
+    for document in dataset.documents():
+        row = None if held is None else held.row(document.id)
+        if held is None or row is None or row in rows or held.content_hash(row) != content_hash(document):
+            same = False
+        rows.add(row)
+    others = 0 if held is None else len(held) - len(rows - {None})
+    if others:
+        raise UsageError(f"{folder} holds {others} documents that {dataset.name} does not: give --index another folder")
+    return held if same else None
+
+
 def _build(dataset: Dataset, folder: Path, views: Sequence[str], request: EvalRequest, progress: Progress) -> float:
     """Index what ``folder`` does not hold yet and return the seconds, 0 where all was there."""
-    try:
-        held = Snapshot.open(folder)
-    except NotFoundError:
-        held = None
-    if held is not None:
-        views = _reusable(held, dataset, views)
+    with suppress(NotFoundError):
+        views = Manifest.read(folder).views
     settings = BuildSettings(views=views, encoder=request.encoder, backend=request.backend, device=request.device)
     started = time.perf_counter()
     with progress("index", None) as advance:
@@ -176,44 +224,25 @@ def _build(dataset: Dataset, folder: Path, views: Sequence[str], request: EvalRe
     return time.perf_counter() - started if report.added or report.updated else 0.0
 
 
-def _reusable(held: Snapshot, dataset: Dataset, views: Sequence[str]) -> tuple[str, ...]:
-    """Return the views of a collection that is there, if it can stand for the dataset.
-
-    Raises:
-        UsageError: it holds documents that are not in the dataset, or lacks a view that is asked for.
-    """
-    lacking = [view for view in views if view not in held.manifest.views]
-    if lacking:
-        raise UsageError(f"{held.folder} was built without {', '.join(lacking)}: give --index another folder")
-    others = len(held) - len({held.row(document.id) for document in dataset.documents()} - {None})
-    if others:
-        raise UsageError(
-            f"{held.folder} holds {others} documents that {dataset.name} does not: give --index another folder"
-        )
-    return held.manifest.views
-
-
-def _systems(
-    engine: Engine, request: EvalRequest, queries: Sequence[Query], qrels: Qrels, progress: Progress
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate one system after the other, each on the same queries, and compare them."""
-    known = [q if q.lang else q._replace(lang=engine.identify(q.text)) for q in queries]
-    spoken = _languages(engine.snapshot)
-    measures = parse_measures(request.measures or _usual_measures(qrels, spoken))
-    relevant = {spoken.get(d, "") for judged in qrels.values() for d, grade in judged.items() if grade > 0}
-    several = spoken if len(relevant - {""}) > 1 else None
-    task = _Task(known, qrels, measures, request.runs, engine.encoder, several)
-    _encode(task, progress)
-    entries, values = {}, {}
-    for name in dict.fromkeys(request.using):
-        retriever = open_system(engine, name, neutral=request.neutral)
-        found, languages = _evaluate(WithoutSelf(retriever) if request.drop_self else retriever, name, task, progress)
-        entries[name] = _entry(found) | ({"languages": languages.result()} if languages else {})
-        values[name] = {query: of_query[measures[0].name] for query, of_query in found.per_query.items()}
-    if len(values) < 2:
+def _systems(task: _Task, progress: Progress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell what each system is worth, measuring those of which nothing is kept, and compare them."""
+    known, names = task.known(), list(dict.fromkeys(task.request.using))
+    missing = [name for name in names if name not in known]
+    if missing:
+        request = task.request
+        engine = Engine.open(task.snapshot.folder, request.encoder, backend=request.backend, device=request.device)
+        engine.snapshot = task.snapshot
+        if {"dense", "late"} & set(views_of(missing)):
+            _encode(engine, task, progress)
+        for name in missing:
+            known[name] = _measured(engine, name, task, progress)
+            task.kept.write(name, known[name])
+    entries, values = ({name: known[name][part] for name in names} for part in ("entry", "values"))
+    if len(names) < 2:
         return entries, {}
     with progress("compare systems", None):
-        return entries, {"comparison": {"measure": measures[0].name, "pairs": [asdict(c) for c in compare(values)]}}
+        pairs = [asdict(pair) for pair in compare(values)]
+    return entries, {"comparison": {"measure": task.measures[0].name, "pairs": pairs}}
 
 
 def _languages(snapshot: Snapshot) -> dict[str, str]:
@@ -227,9 +256,11 @@ def _usual_measures(qrels: Qrels, spoken: Mapping[str, str]) -> tuple[str, ...]:
     return (*DEFAULT_MEASURES, LAREQA_MEASURE) if multilingual else DEFAULT_MEASURES
 
 
-def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) -> tuple[Evaluation, Languages | None]:
+def _measured(engine: Engine, name: str, task: _Task, progress: Progress) -> dict[str, Any]:
     """Evaluate one system, moving its bar, writing its run and looking at languages on the way."""
-    run = RunWriter(task.runs / f"{file_name(name)}.run", f"polyseek-{name}") if task.runs else nullcontext()
+    request = task.request
+    retriever = open_system(engine, name, neutral=request.neutral, share=task.shared)
+    run = RunWriter(request.runs / f"{file_name(name)}.run", f"polyseek-{name}") if request.runs else nullcontext()
     # Of the measures the one that a multilingual collection is about: LAReQA's, where it is asked for.
     chosen = next((m for m in task.measures if m.name == LAREQA_MEASURE), task.measures[0])
     languages = None if task.language_of is None else Languages(task.language_of, chosen)
@@ -246,20 +277,23 @@ def _evaluate(retriever: Retriever, name: str, task: _Task, progress: Progress) 
 
         # The answers in one language stand far down among all: what is told of languages is that of whole rankings.
         found = evaluate(
-            retriever, task.queries, task.qrels, measures=task.measures, depth=FULL_DEPTH if languages else 0,
-            on_batch=on_batch, forget=task.forget,
+            WithoutSelf(retriever) if request.drop_self else retriever, task.queries, task.qrels,
+            measures=task.measures, depth=FULL_DEPTH if languages else 0, on_batch=on_batch,
+            forget=lambda query: engine.encoder.forget([query.text]) if engine.encoder else None,
+            clock=task.shared.clock,
         )  # fmt: skip
-    return found, languages
+    entry = _entry(found) | ({"languages": languages.result()} if languages else {})
+    return {"entry": entry, "values": {q: own[task.measures[0].name] for q, own in found.per_query.items()}}
 
 
-def _encode(task: _Task, progress: Progress) -> None:
+def _encode(engine: Engine, task: _Task, progress: Progress) -> None:
     """Encode all queries once, for every system: its speed in batches is that of searching."""
-    if task.encoder is None:
+    if engine.encoder is None:
         return
     with progress("encode queries", len(task.queries)) as advance:
         for start in range(0, len(task.queries), BATCH_SIZE):
             batch = task.queries[start : start + BATCH_SIZE]
-            task.encoder.encode_queries([query.text for query in batch], [query.lang for query in batch])
+            engine.encoder.encode_queries([query.text for query in batch], [query.lang for query in batch])
             advance(len(batch), "")
 
 
@@ -269,6 +303,7 @@ def _entry(evaluation: Evaluation) -> dict[str, Any]:
         "per_language": evaluation.per_language,
         "ms_per_query": evaluation.ms_per_query,
         "queries_per_second": evaluation.queries_per_second,
+        "measured": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     }
 
 

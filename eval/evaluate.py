@@ -54,6 +54,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     on_batch: BatchListener | None = None,
     forget: Callable[[Query], object] = lambda query: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Evaluation:
     """Search every judged query of ``queries`` and average the measures.
 
@@ -68,6 +69,7 @@ def evaluate(
         batch_size: queries searched at once. Values do not depend on it, memory does.
         on_batch: told the queries and the hits of every batch, outside the time that is measured.
         forget: drops what is kept of a query, see :func:`latency`.
+        clock: tells the seconds, for batches.
 
     Raises:
         InputError: no query has judgements, or two queries share an id.
@@ -78,9 +80,9 @@ def evaluate(
     depth, seconds = max(depth, depth_of(measures)), 0.0
     for start in range(0, len(judged), batch_size):
         batch = judged[start : start + batch_size]
-        began = time.perf_counter()
+        began = clock()
         results = retriever.search(batch, depth)
-        seconds += time.perf_counter() - began
+        seconds += clock() - began
         rankings = {query.id: [hit.id for hit in hits] for query, hits in zip(batch, results, strict=True)}
         per_query.update(score(measures, {query.id: qrels[query.id] for query in batch}, rankings))
         if on_batch is not None:

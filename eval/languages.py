@@ -6,13 +6,15 @@ themselves (:mod:`eval.measures`).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from data.records import Query
 from eval.measures import Measure, Qrels, average_precision, score
@@ -41,6 +43,14 @@ class Languages:
     _top: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _relevant: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     _peer: list[float] = field(default_factory=list)
+    _numbers: dict[str, int] = field(init=False)
+    _number_of: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Number the languages, for a thousand hits are parted by numbers sooner than by names."""
+        spoken = sorted({code or UNKNOWN for code in self.language_of.values()} | {UNKNOWN})
+        self._numbers = {code: number for number, code in enumerate(spoken)}
+        self._number_of = {document: self._numbers[code or UNKNOWN] for document, code in self.language_of.items()}
 
     def add(self, queries: Sequence[Query], qrels: Qrels, rankings: Mapping[str, Sequence[str]]) -> None:
         """Count the rankings of some queries.
@@ -51,24 +61,24 @@ class Languages:
             rankings: query id -> document ids, best first.
         """
         asked = {query.id: query.lang or UNKNOWN for query in queries if query.id in qrels}
-        answers: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+        answers: dict[str, dict[str, Mapping[str, int]]] = defaultdict(dict)
         found: dict[str, dict[str, list[str]]] = defaultdict(dict)
         for query, language in asked.items():
-            ranking = rankings.get(query, ())
-            judged, listed = self._split(qrels[query]), self._split(ranking)
-            for spoken, grades in judged.items():
-                right = sum(grade > 0 for grade in grades.values())
-                if right:
-                    answers[spoken][query], found[spoken][query] = grades, list(listed.get(spoken, ()))
-                    self._relevant[language, spoken] += right
+            ranking, judged = rankings.get(query, ()), self._judged(qrels[query])
+            numbers = map(self._number_of.get, ranking, repeat(self._numbers[UNKNOWN]))
+            spoken = np.fromiter(numbers, np.int64, len(ranking))
+            for other, grades in judged.items():
+                part = np.flatnonzero(spoken == self._numbers[other])[: self.measure.cutoff].tolist()
+                answers[other][query], found[other][query] = grades, [ranking[i] for i in part]
+                self._relevant[language, other] += sum(grade > 0 for grade in grades.values())
             for document in ranking[:LOOKED_AT]:
                 self._top[language, self._spoken(document)] += 1
             self._peer.append(peer(qrels[query], ranking[:LOOKED_AT], self.language_of))
-            for spoken, value in self._limit(qrels[query], ranking).items():
-                self._limited[language, spoken].append(value)
-        for spoken, judged_there in answers.items():
-            for query, values in score([self.measure], judged_there, found[spoken]).items():
-                self._values[asked[query], spoken].append(values[self.measure.name])
+            for other, value in _limit(judged, ranking).items():
+                self._limited[language, other].append(value)
+        for other, judged_there in answers.items():
+            for query, values in score([self.measure], judged_there, found[other]).items():
+                self._values[asked[query], other].append(values[self.measure.name])
 
     def result(self) -> dict[str, Any]:
         """Return what `polyseek eval --json` prints as ``languages`` of a system.
@@ -106,32 +116,12 @@ class Languages:
     def _spoken(self, document: str) -> str:
         return self.language_of.get(document) or UNKNOWN
 
-    def _split(self, documents: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Part a ranking, or judgements, by the language of the documents."""
-        graded = isinstance(documents, Mapping)
-        parts: dict[str, Any] = {}
-        for document in documents:
-            part = parts.setdefault(self._spoken(document), {} if graded else [])
-            if graded:
-                part[document] = documents[document]
-            else:
-                part.append(document)
-        return parts
-
-    def _limit(self, judged: Mapping[str, int], ranking: Sequence[str]) -> dict[str, float]:
-        """Return the average precision of the answers in each language, those in the others taken out of the list."""
-        counts: dict[str, int] = defaultdict(int)
-        ranks: dict[str, list[int]] = defaultdict(list)
+    def _judged(self, judged: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """Part judgements by the language of the documents; languages without relevant ones are left out."""
+        parts: dict[str, dict[str, int]] = defaultdict(dict)
         for document, grade in judged.items():
-            if grade > 0:
-                counts[self._spoken(document)] += 1
-        right = 0
-        for rank, document in enumerate(ranking, 1):
-            if judged.get(document, 0) > 0:
-                spoken = self._spoken(document)
-                ranks[spoken].append(rank - right + len(ranks[spoken]))
-                right += 1
-        return {spoken: average_precision(ranks[spoken], count) for spoken, count in counts.items()}
+            parts[self._spoken(document)][document] = grade
+        return {spoken: grades for spoken, grades in parts.items() if max(grades.values()) > 0}
 
     def _shares(self) -> dict[str, dict[str, float]]:
         top, relevant = (_summed(counts) for counts in (self._top, self._relevant))
@@ -202,7 +192,24 @@ def _equal_ranks(groups: Sequence[Sequence[float]]) -> float:
     total = float(np.square(ranks - mean).sum())
     if not total:
         return 1.0
-    return float(chi2.sf((len(ranks) - 1) * between / total, len(groups) - 1))
+    return float(chdtrc(len(groups) - 1, (len(ranks) - 1) * between / total))
+
+
+def _limit(judged: Mapping[str, Mapping[str, int]], ranking: Sequence[str]) -> dict[str, float]:
+    """Return the average precision of the answers in each language, those in the others taken out of the list."""
+    places = dict(zip(ranking, range(1, len(ranking) + 1), strict=True))
+    ranks = {
+        spoken: sorted(places[d] for d, grade in grades.items() if grade > 0 and d in places)
+        for spoken, grades in judged.items()
+    }
+    everything = sorted(rank for own in ranks.values() for rank in own)
+    return {
+        spoken: average_precision(
+            [rank - bisect_left(everything, rank) + before for before, rank in enumerate(own)],
+            sum(grade > 0 for grade in judged[spoken].values()),
+        )
+        for spoken, own in ranks.items()
+    }
 
 
 def _means(sums: Sums) -> Matrix:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from data.errors import UsageError
-from eval.tables import NO_MEASURE, SIGNIFICANT
+from eval.tables import SIGNIFICANT, measures_of, systems_of
 
 KINDS = (".html", ".md")
 LIBRARIES = ("polyseek", "torch", "transformers", "sentence-transformers", "faiss-cpu", "numpy")
@@ -64,7 +64,7 @@ def write_report(path: Path, result: Mapping[str, Any], command: str) -> None:
 
     Args:
         path: ``*.html`` or ``*.md``.
-        result: what :func:`eval.command.evaluate_dataset` returns.
+        result: what :func:`eval.command.evaluate_dataset` or :func:`eval.grid.evaluate_grid` returns.
         command: what was typed.
     """
     text = _page(result, command, path.suffix)
@@ -85,21 +85,32 @@ def environment() -> dict[str, str]:
 
 
 def _page(result: Mapping[str, Any], command: str, kind: str) -> str:
-    systems = result["systems"]
-    measures = [name for name in next(iter(systems.values())) if name not in NO_MEASURE]
     loader = Environment(
         loader=PackageLoader("eval"), autoescape=select_autoescape(["html", "md"]), trim_blocks=True, lstrip_blocks=True
     )
+    grid = systems_of(result) if "cells" in result else []
     return loader.get_template(f"report{kind}").render(
-        result=result,
+        title=result["grid"] if grid else result["dataset"],
+        cells=[_cell(told) for told in (result["cells"].values() if grid else [result])],
+        grid=grid,
+        measures_of_all=measures_of([values for _, _, values in grid]),
         command=command,
         environment=environment(),
-        measures=measures,
-        best={name: max(values[name] for values in systems.values()) for name in measures},
-        languages={name: values["languages"] for name, values in systems.items() if "languages" in values},
-        plots=plots(systems, measures),
         significant=SIGNIFICANT,
     )
+
+
+def _cell(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template needs to tell of one dataset and encoder."""
+    systems = result["systems"]
+    measures = measures_of(list(systems.values()))
+    return {
+        "result": result,
+        "measures": measures,
+        "best": {name: max(values[name] for values in systems.values()) for name in measures},
+        "languages": {name: values["languages"] for name, values in systems.items() if "languages" in values},
+        "plots": plots(systems, measures),
+    }
 
 
 def plots(systems: Mapping[str, Any], measures: Sequence[str]) -> list[Plot]:

@@ -9,18 +9,12 @@ from data.errors import UsageError
 from data.records import Hit, Query
 from eval.references import REFERENCES
 from index.ranking import Rows
-from retriever.engine import Engine
+from index.segment import VIEWS
+from retriever.engine import MODES, Engine, Sharing, stages
 from retriever.retrievers import Retriever
 
-SYSTEMS: dict[str, tuple[str, ...]] = {
-    "hybrid": ("bm25", "dense", "late"),
-    "cascade": ("bm25", "dense", "late"),
-    "dense": ("dense",),
-    "late": ("late",),
-    "bm25": ("bm25",),
-    **dict.fromkeys(REFERENCES, ()),
-}
-"""Every system with the views that it needs."""
+SYSTEMS = (*MODES, *REFERENCES)
+"""Every system but for cascades, which :func:`retriever.engine.stages` reads."""
 BIASED = "/no-neutral"
 """What follows a system's name where it shall rank without language-neutral ranking."""
 
@@ -31,31 +25,48 @@ def views_of(systems: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: no system, or an unknown one.
     """
-    unknown = [name for name in systems if name.removesuffix(BIASED) not in SYSTEMS]
-    if unknown or not systems:
-        given = repr(unknown[0]) if unknown else "nothing"
-        raise UsageError(f"cannot evaluate {given}: choose among {', '.join(SYSTEMS)}, each with {BIASED} or without")
-    needed = {view for name in systems for view in SYSTEMS[name.removesuffix(BIASED)]} or {"bm25"}
-    return tuple(view for view in SYSTEMS["hybrid"] if view in needed)
+    if not systems:
+        raise _unknown("nothing")
+    needed = {view for name in systems for view in _views(name)} or {"bm25"}
+    return tuple(view for view in VIEWS if view in needed)
 
 
-def open_system(engine: Engine, name: str, *, neutral: bool) -> Retriever:
+def _views(system: str) -> set[str]:
+    name = system.removesuffix(BIASED)
+    if name in REFERENCES:
+        return set()
+    try:
+        modes = [mode for mode, _ in stages(name)]
+    except UsageError:
+        raise _unknown(repr(system)) from None
+    return {view for mode in modes for view in ((mode,) if mode in VIEWS else VIEWS)}
+
+
+def _unknown(given: str) -> UsageError:
+    return UsageError(
+        f"cannot evaluate {given}: choose among {', '.join(SYSTEMS)} and cascades such as bm25@200:late, each with "
+        f"{BIASED} or without"
+    )
+
+
+def open_system(engine: Engine, name: str, *, neutral: bool, share: Sharing = lambda ranker: ranker) -> Retriever:
     """Return the retriever behind the name of a system.
 
     Args:
         engine: the opened collection.
-        name: a key of :data:`SYSTEMS`, and :data:`BIASED` after it or not.
+        name: as :func:`views_of` knows them.
         neutral: whether ranking is language-neutral, where the system knows such a thing.
+        share: what keeps the rankings of views, see :class:`eval.shared.Shared`; nothing does.
     """
     neutral, name = neutral and not name.endswith(BIASED), name.removesuffix(BIASED)
     if name in REFERENCES:
         return REFERENCES[name](engine.snapshot)
-    return engine.retriever(name, neutral=neutral)
+    return engine.retriever(name, neutral=neutral, share=share)
 
 
 def file_name(system: str) -> str:
     """Return the name of a system as a part of a file's."""
-    return system.replace("/", ".")
+    return system.replace("/", ".").replace(":", ".")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # What stands beside the measures of a system.
-NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second", "languages")
+NO_MEASURE = ("per_language", "ms_per_query", "queries_per_second", "measured", "languages")
 # Differences whose p-value, corrected, is below this are marked.
 SIGNIFICANT = 0.05
 
@@ -18,7 +18,7 @@ def format_table(result: Mapping[str, Any]) -> str:
         result: what :func:`evaluate_dataset` returns, with at least one system.
     """
     systems = result["systems"]
-    names = [name for name in next(iter(systems.values())) if name not in NO_MEASURE]
+    names = measures_of(list(systems.values()))
     overall = [["system", *names, "ms p50", "ms p95", "queries/s"]]
     overall += [[system, *_cells(values, names)] for system, values in systems.items()]
     neutral = "language-neutral" if result["neutral"] else "not language-neutral"
@@ -34,7 +34,30 @@ def format_table(result: Mapping[str, Any]) -> str:
         parts += _languages(systems)
     if "comparison" in result:
         parts.append(format_pairs(result["comparison"]))
-    return "\n\n".join([*parts, f"{index['documents']:,} documents, {built}, {index['bytes'] / 1e6:,.1f} MB"])
+    days = sorted({values["measured"] for values in systems.values()})
+    end = f"{index['documents']:,} documents, {built}, {index['bytes'] / 1e6:,.1f} MB, measured on {' and '.join(days)}"
+    return "\n\n".join([*parts, end])
+
+
+def format_grid(result: Mapping[str, Any]) -> str:
+    """Return one table of every system in every cell of a grid."""
+    systems = systems_of(result)
+    names = measures_of([own for _, _, own in systems])
+    rows = [["cell", "system", *names, "ms p50", "ms p95", "queries/s", "measured"]]
+    rows += [[name, system, *_cells(own, names), own["measured"]] for name, system, own in systems]
+    return aligned(rows)
+
+
+def systems_of(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return cell, system and values for every system of a grid."""
+    return [
+        (cell, system, values) for cell, told in result["cells"].items() for system, values in told["systems"].items()
+    ]
+
+
+def measures_of(systems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all measures that some system has."""
+    return list(dict.fromkeys(name for values in systems for name in values if name not in NO_MEASURE))
 
 
 def format_comparisons(result: Mapping[str, Any]) -> str:
@@ -110,7 +133,7 @@ def _languages(systems: Mapping[str, Any]) -> list[str]:
 
 def _cells(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     speed = values["ms_per_query"]
-    measured = [f"{values[name]:.4f}" for name in names]
+    measured = [f"{values[name]:.4f}" if name in values else "-" for name in names]
     return [*measured, f"{speed['p50']:.2f}", f"{speed['p95']:.2f}", f"{values['queries_per_second']:,.1f}"]
 
 
@@ -122,7 +145,7 @@ def _by_language(systems: Mapping[str, Any], measure: str) -> list[list[str]]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Join cells with two blanks: the first column to the left, the others, numbers, to the right."""
+    """Join cells with two blanks: the first column to the left, the others, numbers above all, to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

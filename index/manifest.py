@@ -55,8 +55,15 @@ class Manifest:
 
     def commit(self, folder: Path) -> None:
         """Make this the state of the collection: before the call the old one is read, after it the new one."""
-        body = {"format": FORMAT, **asdict(self)}
-        write_json(folder / NAME, {**body, "checksum": _checksum(body)})
+        write_json(folder / NAME, {**self._body(), "checksum": self.checksum})
+
+    @property
+    def checksum(self) -> str:
+        """A digest of all of it, and so of every file that it names."""
+        return _checksum(self._body())
+
+    def _body(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 from data.errors import NotFoundError, UsageError
 from data.records import Document, Hit, Query
@@ -36,6 +37,7 @@ from retriever.retrievers import (
 )
 
 MODES = ("hybrid", "cascade", "dense", "late", "bm25")
+Sharing: TypeAlias = Callable[[Ranker], Ranker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +121,22 @@ class Engine:
         possible = {"hybrid": len(views) > 1, "cascade": "late" in views and len(views) > 1}
         return tuple(mode for mode in MODES if possible.get(mode, mode in views))
 
-    def retriever(self, using: str, *, neutral: bool = True) -> Retriever:
+    def retriever(self, using: str, *, neutral: bool = True, share: Sharing = lambda ranker: ranker) -> Retriever:
         """Return a retriever over the snapshot of now.
 
         Args:
-            using: one of :attr:`modes`.
+            using: one of :attr:`modes`, or a cascade of them, see :func:`stages`.
             neutral: language-neutral ranking, see `index.centroids`.
+            share: what wraps the ranker of each view; nothing does.
 
         Raises:
             UsageError: a mode that there is not, or not for this collection.
         """
-        if using not in MODES:
-            raise UsageError(f"unknown mode {using!r}: choose from {', '.join(self.modes)}")
-        if using not in self.modes:
-            raise UsageError(f"{self.folder} cannot search with {using}: it has {', '.join(self.views)}")
+        for mode, _ in stages(using, self.modes):
+            if mode not in self.modes:
+                raise UsageError(f"{self.folder} cannot search with {mode}: it has {', '.join(self.views)}")
         sources = self._sources()
-        return Search(sources, self._ranker(sources, using, neutral))
+        return Search(sources, self._ranker(sources, using, neutral, share))
 
     def identify(self, text: str) -> str:
         """Return the language of a text, "" where there is no telling."""
@@ -191,23 +193,56 @@ class Engine:
     def _sources(self) -> Sources:
         return Sources(self.snapshot, self.encoder, identifier().identify)
 
-    def _ranker(self, sources: Sources, using: str, neutral: bool) -> Ranker:
+    def _ranker(self, sources: Sources, using: str, neutral: bool, share: Sharing = lambda ranker: ranker) -> Ranker:
         match using:
             case "bm25":
-                return Bm25Ranker(sources)
+                return share(Bm25Ranker(sources))
             case "dense":
-                return DenseRanker(sources, neutral)
+                return share(DenseRanker(sources, neutral))
             case "late":
-                return LateRanker(sources, neutral)
+                return share(LateRanker(sources, neutral))
+            case "hybrid":
+                return self._fusion(sources, neutral, share)
             case "cascade":
-                first = "dense" if "dense" in self.views else "bm25"
-                return Cascade(self._ranker(sources, first, neutral), LateRanker(sources, neutral))
+                using = "dense:late" if "dense" in self.views else "bm25:late"
+        (mode, depth), *later = stages(using)
+        ranker = self._ranker(sources, mode, neutral, share)
+        for mode, following in later:
+            ranker, depth = Cascade(ranker, self._ranker(sources, mode, neutral, share), depth), following
+        return ranker
+
+    def _fusion(self, sources: Sources, neutral: bool, share: Sharing) -> Ranker:
         # Shared words speak for a passage as far as documents share a language. Among eleven languages BM25
         # would fill a third of the fused list with the query's own one, right or wrong: XQuAD-R mAP is .41 with weight
         # 1, .55 with the concentration of .09, .56 with its square and with 0.
         lexical = concentration(sources.snapshot.language_counts) ** 2 if neutral else 1.0
         weights = {"bm25": lexical, "dense": 1.0, "late": 1.0}
-        return Fusion(sources, [(self._ranker(sources, view, neutral), weights[view]) for view in self.views])
+        parts = [(self._ranker(sources, view, neutral, share), weights[view]) for view in self.views]
+        return Fusion(sources, parts)
+
+
+def stages(using: str, offered: Sequence[str] = MODES) -> list[tuple[str, int | None]]:
+    """Read a mode: one of :data:`MODES`, or a cascade, ``bm25@200:late``, whose stages rank what the one before found.
+
+    Args:
+        using: the mode.
+        offered: what to choose from, for who asked for something unknown.
+
+    Returns:
+        Each stage with how many it hands on, None where that is not said: ``[("bm25", 200), ("late", None)]``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    found: list[tuple[str, int | None]] = []
+    for part in using.split(":"):
+        mode, at, depth = part.partition("@")
+        if mode not in MODES or (at and not re.fullmatch("[1-9][0-9]{0,6}", depth)):
+            raise UsageError(f"unknown mode {using!r}: choose from {', '.join(offered)}, or a cascade, bm25@200:late")
+        found.append((mode, int(depth) if at else None))
+    if found[-1][1] is not None or (len(found) > 1 and "cascade" in dict(found)):
+        raise UsageError(f"{using!r} is no cascade: its last stage hands nothing on, and none is a cascade itself")
+    return found
 
 
 def steps(advance: Callable[[int, str], None]) -> Callable[[Progress], None]:

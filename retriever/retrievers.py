@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -78,8 +79,15 @@ class Sources:
         return self.encoder.encode_queries([q.text for q in queries], [q.lang for q in queries])
 
     def hits(self, ranked: Sequence[Ranked]) -> list[list[Hit]]:
-        """Name the rows of each ranking."""
-        return [[Hit(x, float(s)) for x, s in zip(self.snapshot.ids(r.rows), r.scores, strict=True)] for r in ranked]
+        """Name the rows of each ranking; an id is read once, however many rankings it stands in.
+
+        Half a million hits may be made at a time, so without a call of Python for each.
+        """
+        rows, places = np.unique(np.concatenate([r.rows for r in ranked]), return_inverse=True)
+        ids = np.array(self.snapshot.ids(rows), dtype=object)[places]
+        ends = np.cumsum([len(r.rows) for r in ranked])[:-1]
+        pairs = (zip(x, r.scores.tolist(), strict=True) for x, r in zip(np.split(ids, ends), ranked, strict=True))
+        return [list(map(tuple.__new__, repeat(Hit), of_one)) for of_one in pairs]
 
 
 class Ranker(Protocol):
@@ -159,14 +167,21 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """A first stage, then another ranker within what it found."""
+    """A first stage, then another ranker within what it found.
+
+    Attributes:
+        first, second: the stages.
+        depth: how many the first hands on; None for 100, or k where that is more.
+    """
 
     first: Ranker
     second: Ranker
+    depth: int | None = None
 
     def rank(self, queries: Sequence[Query], k: int, within: Sequence[Rows] | None) -> list[Ranked]:
-        """Rank the first stage's best ``max(k, 100)`` anew."""
-        candidates = [np.sort(ranked.rows) for ranked in self.first.rank(queries, max(k, DEPTH), within)]
+        """Rank the first stage's best anew."""
+        depth = self.depth or max(k, DEPTH)
+        candidates = [np.sort(ranked.rows) for ranked in self.first.rank(queries, depth, within)]
         return self.second.rank(queries, k, candidates)
 
 

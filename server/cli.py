@@ -153,7 +153,8 @@ def _add_search(sub: Any) -> None:  # noqa: ANN401
     _add_folder(made)
     made.add_argument("query", metavar="QUERY", help="in any language")
     made.add_argument("-k", type=_positive, default=10, help="how many hits at most (default: %(default)s)")
-    made.add_argument("--using", metavar="MODE", help=f"{MODES} (default: the first that the collection has)")
+    made.add_argument("--using", metavar="MODE",
+                      help=f"{MODES}, or a cascade, bm25@200:late (default: the first that there is)")  # fmt: skip
     made.add_argument("--languages", type=_names, default=(), metavar="de,sw", help="only documents in these languages")
     _add_neutral(made)
     made.add_argument("--explain", action="store_true", help="tell each hit's rank and score in every view")
@@ -169,16 +170,21 @@ def _add_serve(sub: Any) -> None:  # noqa: ANN401
 
 def _add_eval(sub: Any) -> None:  # noqa: ANN401
     made = _command(sub, "eval", commands.evaluate, "Evaluate systems on a test collection.", commands.show_eval)
-    made.add_argument("dataset", metavar="DATASET", help=DATASET)
+    made.add_argument("dataset", metavar="DATASET",
+                      help=f"{DATASET}; or GRID.toml, a file that names many datasets, encoders and systems, and goes "
+                      "before what options say")  # fmt: skip
     made.add_argument("--split", metavar="NAME",
                       help="whose queries and judgements: test, dev, dev.small (default: the usual one)")  # fmt: skip
     made.add_argument("--queries", type=Path, metavar="FILE",
                       help="other queries with the same ids, say translations (default: the dataset's)")  # fmt: skip
     made.add_argument("--using", type=_names, default="bm25,dense,late,hybrid", metavar="SYSTEMS",
-                      help=f"{MODES}, rank-bm25, bm25s, or NAME/no-neutral of each (default: %(default)s)")  # fmt: skip
+                      help=f"{MODES}, rank-bm25, bm25s, cascades such as bm25@200:late, or NAME/no-neutral of each "
+                      "(default: %(default)s)")  # fmt: skip
     _add_measures(made)
     _add_neutral(made)
-    made.add_argument("--index", type=Path, metavar="DIR", help="build the collection there, or use it")
+    made.add_argument("--index", type=Path, metavar="DIR",
+                      help="build the collection there, or use it; results are kept there too, so that measuring again "
+                      "is reading them (of a grid: a folder for all, by default that of its name)")  # fmt: skip
     made.add_argument("--runs", type=Path, metavar="DIR", help="write TREC run files there")
     made.add_argument("--report", type=Path, metavar="FILE", help="write a report there, *.html or *.md")
     _add_encoder(made)

@@ -135,8 +135,9 @@ def serve(arguments: Namespace) -> None:
 
 
 def evaluate(arguments: Namespace) -> Result:
-    """Evaluate systems on a test collection."""
+    """Evaluate systems on a test collection, or a grid of them."""
     from eval.command import EvalRequest, evaluate_dataset
+    from eval.grid import ENDING, evaluate_grid
     from eval.measures import split_names
     from eval.report import check_path, write_report
 
@@ -156,7 +157,7 @@ def evaluate(arguments: Namespace) -> Result:
         backend=arguments.backend,
         device=arguments.device,
     )
-    result = evaluate_dataset(request, _bar)
+    result = (evaluate_grid if request.dataset.endswith(ENDING) else evaluate_dataset)(request, _bar)
     if arguments.report:
         write_report(arguments.report, result, arguments.typed)
     return result
@@ -296,9 +297,9 @@ def show_search(result: Result) -> str:
 
 def show_eval(result: Result) -> str:
     """Show tables of measures."""
-    from eval.tables import format_table
+    from eval.tables import format_grid, format_table
 
-    return format_table(result)
+    return format_grid(result) if "cells" in result else format_table(result)
 
 
 def show_fetch(result: Result) -> str:

@@ -19,6 +19,7 @@ RESULT = {
             "per_language": {"de": {"nDCG@10": 0.5, "mAP": 0.25}, "th": {"nDCG@10": 0.0, "mAP": 0.0}},
             "ms_per_query": {"p50": 0.4242, "p95": 12.5},
             "queries_per_second": 12345.6789,
+            "measured": "2026-01-31",
         },
         "dense": {
             "nDCG@10": 1.0,
@@ -26,6 +27,7 @@ RESULT = {
             "per_language": {"de": {"nDCG@10": 1.0, "mAP": 0.5}, "th": {"nDCG@10": 1.0, "mAP": 0.5}},
             "ms_per_query": {"p50": 7.0, "p95": 9.0},
             "queries_per_second": 150.0,
+            "measured": "2026-02-01",
         },
     },
     "index": {"documents": 13014, "build_s": 93.84, "bytes": 12_345_678},
@@ -41,7 +43,7 @@ nDCG@10    bm25   dense
 de       0.5000  1.0000
 th       0.0000  1.0000
 
-13,014 documents, indexed in 93.8 s, 12.3 MB"""
+13,014 documents, indexed in 93.8 s, 12.3 MB, measured on 2026-01-31 and 2026-02-01"""
 
 
 def write_dataset(folder, *, judged="q1"):
@@ -65,7 +67,7 @@ def test_the_table_aligns_systems_measures_and_languages():
 def test_the_table_says_what_was_switched_off_or_built_before():
     table = format_table({**RESULT, "encoder": None, "neutral": False, "index": {**RESULT["index"], "build_s": 0.0}})
     assert "two-tongues, no encoder, not language-neutral\n" in table
-    assert table.endswith("13,014 documents, indexed before, 12.3 MB")
+    assert table.endswith("13,014 documents, indexed before, 12.3 MB, measured on 2026-01-31 and 2026-02-01")
 
 
 @pytest.mark.parametrize(

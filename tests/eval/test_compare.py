@@ -41,8 +41,23 @@ def test_p_values_are_those_of_scipy_and_ranx(seed):
 
 
 def test_few_queries_have_all_signs():
-    # 1, 2 and 3 better: of eight signs, all plus and all minus give as much.
-    assert randomisation(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / 8)
+    # 1, 2 and 3 better: of eight signs, all plus and all minus give as much. -1, 2 and 3: sums of 6 and 4, -6 and -4.
+    assert randomisation(np.array([[1.0, 2.0, 3.0], [-1.0, 2.0, 3.0]])) == pytest.approx([2 / 8, 4 / 8])
+
+
+@settings(max_examples=5, deadline=None)
+@given(SEEDS, st.integers(2, 40), st.integers(1, 3))
+def test_many_pairs_have_the_p_values_and_intervals_that_scipy_gives_each_alone(seed, queries, pairs):
+    # Hundredths, as whole numbers, so that what ties in one order of summation ties in all.
+    differences = np.random.default_rng(seed).integers(-20, 25, (pairs, queries)).astype(np.float64)
+    for d, p, (low, high) in zip(differences, randomisation(differences), interval(differences), strict=True):
+        alone = stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", n_resamples=9999, rng=0, vectorized=True
+        )  # fmt: skip
+        assert p == pytest.approx(alone.pvalue, abs=1e-12)
+        if np.ptp(d):
+            drawn = stats.bootstrap((d,), np.mean, method="percentile", n_resamples=9999, rng=0).confidence_interval
+            assert (low, high) == pytest.approx((drawn.low, drawn.high), abs=1e-12)
 
 
 def test_holm_by_hand():
@@ -64,9 +79,9 @@ def test_wins_ties_losses_and_what_differs_most():
 @pytest.mark.parametrize("differences", [[0.0], [0.0, 0.0, 0.0], [0.3], [0.3, 0.3, 0.3, 0.3, 0.3, 0.3]])
 def test_differences_that_do_not_differ(differences):
     d = np.array(differences)
-    assert interval(d) == (d[0], d[0])
+    assert interval(d[None]) == [(pytest.approx(d[0]), pytest.approx(d[0]))]
     assert t_test(d) == (0.0 if len(d) > 1 and d[0] else 1.0)
-    assert 0 < randomisation(d) <= 1
+    assert 0 < randomisation(d[None])[0] <= 1
 
 
 def test_what_differs_in_the_last_digit_does_not_differ():
@@ -83,7 +98,7 @@ def test_the_same_comes_out_every_time():
 
 def test_the_interval_holds_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    held = [low <= 0 <= high for low, high in (interval(rng.standard_normal(60), i) for i in range(60))]
+    held = [low <= 0 <= high for low, high in interval(rng.standard_normal((60, 60)))]
     assert 0.85 <= np.mean(held) <= 1
 
 

@@ -1,5 +1,9 @@
+import json
 import math
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,7 +30,43 @@ TREC = {
     "MAP": "map",
     "P@5": "P_5",
     "Rprec": "Rprec",
+    "nDCG": "ndcg",
+    "nDCG@3": "ndcg_cut_3",
+    "P@1": "P_1",
+    "Recall@3": "recall_3",
+    "AP@3": "map_cut_3",
+    "AP(rel=2)": "map",
+    "P(rel=2)@3": "P_3",
+    "Success@1": "success_1",
+    "Success@3": "success_3",
+    "Bpref": "bpref",
+    "infAP": "infAP",
+    "IPrec@0.5": "iprec_at_recall_0.50",
+    "NumRet": "num_ret",
 }
+# Where ranx means the same. (Its bpref and its Rprec of queries with few hits are other ones.)
+RANX = {
+    "nDCG@10": "ndcg@10", "nDCG": "ndcg", "nDCG@3": "ndcg@3", "MAP": "map", "AP@3": "map@3", "MRR": "mrr",
+    "MRR@3": "mrr@3", "P@1": "precision@1", "P@5": "precision@5", "Recall@3": "recall@3", "Success@3": "hit_rate@3",
+}  # fmt: skip
+
+DOCUMENTS = [*(f"d{i}" for i in range(11)), "D", "é", "文", "🪸"]
+# Judgements with zeros and negative grades, and runs where scores tie (in float32 too), queries are missing, judged
+# documents were not found and found ones not judged.
+QRELS = st.dictionaries(
+    st.sampled_from("abcd"), st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(-1, 3), min_size=1), min_size=1
+)
+RUNS = st.dictionaries(
+    st.sampled_from("bcde"),
+    st.dictionaries(st.sampled_from(DOCUMENTS), st.sampled_from([-1.0, 0.0, 0.5, 0.5 + 1e-12, 2.0]), min_size=1),
+)
+
+
+def of_trec_eval(name, qrels, runs):
+    """What pytrec_eval gives every judged query, 0 where the run lacks it."""
+    level = 2 if "rel=2" in name else 1
+    found = pytrec_eval.RelevanceEvaluator(qrels, {TREC[name]}, relevance_level=level).evaluate(runs)
+    return {query: found.get(query, {}).get(TREC[name], 0.0) for query in qrels}
 
 
 def random_judgements(seed, *, queries=40, documents=300):
@@ -49,12 +89,51 @@ def in_trec_order(scores):
 def test_values_equal_trec_eval_on_runs_with_ties_and_missing_queries(seed):
     qrels, runs = random_judgements(seed)
     ours = score(parse_measures(TREC), qrels, {query: in_trec_order(scores) for query, scores in runs.items()})
-    theirs = pytrec_eval.RelevanceEvaluator(qrels, set(TREC.values())).evaluate(runs)
     assert set(ours) == set(qrels)
-    for query, values in ours.items():
-        assert list(values) == list(TREC)
-        for name, trec_name in TREC.items():
-            assert values[name] == pytest.approx(theirs.get(query, {}).get(trec_name, 0.0), abs=1e-6), (query, name)
+    for name in TREC:
+        theirs = of_trec_eval(name, qrels, runs)
+        for query, values in ours.items():
+            assert list(values) == list(TREC)
+            assert values[name] == pytest.approx(theirs[query], abs=1e-6), (query, name)
+
+
+@settings(max_examples=150, deadline=None)
+@given(QRELS, RUNS)
+def test_every_measure_equals_trec_evals_whatever_the_run(qrels, runs):
+    scored = {query: {d: float(np.float32(s)) for d, s in scores.items()} for query, scores in runs.items()}
+    ours = score(parse_measures(TREC), qrels, {query: in_trec_order(scores) for query, scores in scored.items()})
+    assert ours.keys() == qrels.keys()
+    for name in TREC:
+        theirs = of_trec_eval(name, qrels, runs)
+        assert {q: values[name] for q, values in ours.items()} == pytest.approx(theirs, abs=1e-6), name
+
+
+def test_every_measure_equals_ranxs_where_it_means_the_same():
+    rng, cases = random.Random(0), []
+    for _ in range(60):
+        qrels = {q: {d: rng.randrange(4) for d in rng.sample(DOCUMENTS, 6)} | {"d0": 1} for q in "abcd"}
+        runs = {q: rng.sample(DOCUMENTS, rng.randrange(1, 15)) for q in "bcde"}  # a is missing, e is not judged
+        cases.append((qrels, runs))
+    # ranx breaks ties in no order of its own, so it is told the order; what it compiles takes longer than it runs.
+    told = [
+        (qrels, {q: {d: 1.0 / (1 + rank) for rank, d in enumerate(runs.get(q, ["none"]))} for q in qrels})
+        for qrels, runs in cases
+    ]
+    script = """if True:
+        import json, sys
+        from ranx import Qrels, Run, evaluate
+        cases, names = json.load(sys.stdin)
+        found = [evaluate(Qrels(qrels), Run(run), names, return_mean=False) for qrels, run in cases]
+        print(json.dumps([{name: list(map(float, values)) for name, values in own.items()} for own in found]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps([told, list(RANX.values())]), capture_output=True, text=True,
+        check=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )  # fmt: skip
+    for (qrels, runs), theirs in zip(cases, json.loads(done.stdout), strict=True):
+        ours = score(parse_measures(RANX), qrels, runs)
+        for name, ranx_name in RANX.items():
+            assert [ours[q][name] for q in qrels] == pytest.approx(theirs[ranx_name], abs=1e-6), name
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -108,7 +187,7 @@ def test_a_query_without_judgements_has_no_values():
 
 
 def test_a_ranking_with_a_document_twice_is_refused():
-    with pytest.raises(ValueError, match="3 hits but 2 documents"):
+    with pytest.raises(ValueError, match="3 hits, 2 documents"):
         score(parse_measures(["MAP"]), {"q": {"a": 1}}, {"q": ["a", "b", "a"]})
 
 

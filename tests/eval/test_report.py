@@ -11,6 +11,7 @@ SYSTEM = {
     "per_language": {"de": {"nDCG@10": 0.5}, "th": {"nDCG@10": 0.25}},
     "ms_per_query": {"p50": 2.0, "p95": 3.0},
     "queries_per_second": 100.0,
+    "measured": "2026-01-31",
 }
 LANGUAGES = {
     "measure": "nDCG@10",
@@ -58,7 +59,8 @@ def test_markdown_by_hand(tmp_path):
     path = tmp_path / "report.md"
     write_report(path, RESULT, "polyseek eval x")
     text = path.read_text(encoding="utf-8")
-    assert "| a | 0.5000 | **0.7500** | 2.00 | 100.0 |\n| b | **0.6250** | **0.7500** | 2.00 | 100.0 |\n" in text
+    assert "| a | 0.5000 | **0.7500** | 2.00 | 100.0 | 2026-01-31 |\n" in text
+    assert "| b | **0.6250** | **0.7500** | 2.00 | 100.0 | 2026-01-31 |\n" in text
     assert "| b - a | +0.1000* | +0.0500 to +0.1500 | 0.01 | 0.02 | 3, 2, 1 |" in text
     assert "| th | 0.2500 | 0.2500 |\n" in text
     assert "| b | 0.7000 | 0.1000 | 0.6000 | - | 0.9000 | 0.2500 | 0.1250 |\n" in text

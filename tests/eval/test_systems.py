@@ -113,10 +113,14 @@ def test_only_the_views_that_are_needed_are_built():
     assert views_of(["rank-bm25"]) == ("bm25",)
     assert views_of(["rank-bm25", "dense"]) == ("dense",)
     assert views_of(["late", "bm25"]) == ("bm25", "late")
+    assert views_of(["bm25@200:late/no-neutral"]) == ("bm25", "late")
+    assert views_of(["hybrid:late"]) == ("bm25", "dense", "late")
     assert views_of(["hybrid"]) == views_of(["cascade"]) == views_of(["dense", "late", "bm25"])
 
 
-@pytest.mark.parametrize(("systems", "given"), [(["bm25", "bm42"], "'bm42'"), ([], "nothing")])
+@pytest.mark.parametrize(
+    ("systems", "given"), [(["bm25", "bm42"], "'bm42'"), (["bm25:rank-bm25"], "'bm25:rank-bm25'"), ([], "nothing")]
+)
 def test_unknown_systems_are_refused_with_the_known_ones(systems, given):
     with pytest.raises(UsageError, match=f"{given}: choose among hybrid, cascade, dense, late, bm25, rank-bm25"):
         views_of(systems)

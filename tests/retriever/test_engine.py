@@ -70,6 +70,25 @@ def test_an_unknown_mode_is_refused_with_the_choice(engine):
         engine.retriever("exact")
 
 
+def test_stages_by_hand():
+    assert module.stages("late") == [("late", None)]
+    assert module.stages("bm25@200:hybrid:late") == [("bm25", 200), ("hybrid", None), ("late", None)]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", ":", "bm25:", "bm25@0:late", "bm25@-1:late", "bm25@x:late", "bm25@:late", "bm25@1e3:late", "x:late"]
+)
+def test_what_is_no_cascade_is_refused(engine, wrong):
+    with pytest.raises(UsageError, match=f"unknown mode '{wrong}': choose from .*, or a cascade, bm25@200:late"):
+        engine.retriever(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["late@5", "bm25:late@5", "cascade:late", "bm25:cascade"])
+def test_a_last_stage_hands_nothing_on_and_none_is_a_cascade(wrong):
+    with pytest.raises(UsageError, match=f"'{wrong}' is no cascade"):
+        module.stages(wrong)
+
+
 def test_languages_are_identified_once_and_kept(engine):
     rows = {document.id: engine.snapshot.row(document.id) for document in DOCUMENTS}
     assert {identity: engine.snapshot.language(row) for identity, row in rows.items()} == {

@@ -303,6 +303,19 @@ def test_a_cascade_is_late_interaction_within_the_first_stage(wide):
     assert ids(wide.retriever("cascade").search([query], 150)[0]) == ids(everything)
 
 
+def test_a_cascade_of_named_stages_ranks_what_each_hands_on(wide):
+    query = "the fox in the warm sea"
+    first = wide.snapshot.select(ids(wide.retriever("bm25").search([query], 40)[0]))
+    second = wide.snapshot.select(ids(wide.retriever("dense").search([query], 7, within=[first])[0]))
+    assert len(second) == 7
+    expected = wide.retriever("late").search([query], 100, within=[second])
+    assert wide.retriever("bm25@40:dense@7:late").search([query], 100) == expected
+    fused = wide.snapshot.select(ids(wide.retriever("hybrid").search([query], 100)[0]))
+    expected = wide.retriever("dense").search([query], 20, within=[fused])
+    assert wide.retriever("hybrid:dense").search([query], 20) == expected
+    assert wide.retriever("dense:late").search([query], 20) == wide.retriever("cascade").search([query], 20)
+
+
 def test_a_cascade_with_a_filter_looks_for_candidates_inside_it(wide):
     rows = wide.snapshot.select([f"d{n}" for n in range(0, 150, 13)])
     (hits,) = wide.retriever("cascade").search(["the fox in the warm sea"], 12, within=[rows])

@@ -196,10 +196,10 @@ def report(tmp_path_factory):
 
 def test_a_report_needs_nothing_else_and_shows_everything(browser, report):
     browser.get(report.as_uri())
-    rows = browser.find_elements(By.CSS_SELECTOR, "#systems tr")
+    rows = browser.find_elements(By.CSS_SELECTOR, ".systems tr")
     assert [row.text.split()[0] for row in rows] == ["system", "bm25", "bm25/no-neutral", "rank-bm25"]
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#comparison tr")) == 4
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#by-language tr")) == 19
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".comparison tr")) == 4
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".by-language tr")) == 19
     assert len(browser.find_elements(By.CSS_SELECTOR, ".heat")) == 3
     assert len(browser.find_elements(By.CSS_SELECTOR, ".heat")[0].find_elements(By.TAG_NAME, "tr")) == 19
     points = browser.find_elements(By.CSS_SELECTOR, "svg circle")

@@ -309,6 +309,45 @@ def test_what_cannot_be_compared_is_told_with_file_and_line(tmp_path, failed):
     assert "cannot read the run" in failed(1, "compare", run, tmp_path / "none", "--qrels", qrels)
 
 
+@pytest.mark.parametrize(
+    ("part", "line", "told"),
+    [
+        ("corpus.jsonl", b'{"_id": "x", "text": "a"', "not valid JSON"),
+        ("corpus.jsonl", b'{"_id": "en", "text": "twice"}', "the document id 'en' is already that of line 1"),
+        ("corpus.jsonl", b'{"_id": "x", "text": "\xff"}', "not UTF-8"),
+        ("queries.jsonl", b'{"_id": "p"}', "query 'p' has no text"),
+        ("queries.jsonl", b'{"_id": "q", "text": "again"}', "is already that of line 1"),
+        ("qrels/test.tsv", b"q\ten", "three columns"),
+        ("qrels/test.tsv", b"q\tde\tgood", "the grade 'good' is not a whole number"),
+        ("qrels/test.tsv", b"q\ten\t2", "was graded 1 before and is 2 here"),
+    ],
+)
+def test_a_broken_dataset_is_told_with_file_and_line(tmp_path, failed, part, line, told):
+    path = write_dataset(tmp_path / "tiny") / part
+    good = path.read_bytes()
+    path.write_bytes(good + line + b"\n")
+    message = failed(1, "eval", tmp_path / "tiny", "--using", "bm25", "--index", tmp_path / "index")
+    assert told in message
+    assert f"{path}, line {good.count(10) + 1}: " in message
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_grid_is_evaluated_and_told(tmp_path, run, told, failed):
+    write_dataset(tmp_path / "tiny")
+    write_dataset(tmp_path / "other")
+    grid, report = tmp_path / "grid.toml", tmp_path / "grid.md"
+    grid.write_text('datasets = ["tiny", "other"]\nsystems = ["bm25", "rank-bm25"]\nmeasures = ["P@1"]\n')
+    found = told("eval", grid, "--report", report, "--using", "late")
+    assert found["cells"].keys() == {"tiny.bundled", "other.bundled"}
+    assert found["cells"]["tiny.bundled"]["systems"]["bm25"]["P@1"] == 1.0
+    assert report.read_text().startswith("# grid.toml\n")
+    status, out, _ = run("eval", grid)
+    assert status == 0
+    assert re.search(r"^other.bundled +rank-bm25 +1\.0000 ", out, re.MULTILINE)
+    grid.write_text("datasets = [")
+    assert f"{grid} is no TOML" in failed(1, "eval", grid)
+
+
 def test_a_query_that_is_a_document_does_not_find_itself(tmp_path, told):
     dataset = write_dataset(tmp_path / "tiny")
     write_lines(dataset / "queries.jsonl", {"_id": "en", "text": "coral", "lang": "en"})
