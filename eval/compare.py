@@ -29,8 +29,8 @@ SEED = 0
 MOST = 5
 # Values of measures are float64 means of a few ratios: what differs by less is the same.
 TIE = 1e-9
-# Signs drawn at a time: 100 MB, whatever the number of queries.
-_DRAWN = 12_500_000
+# Signs and queries drawn at a time. SciPy holds up to 64 bytes for each.
+_DRAWN = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
