@@ -22,7 +22,7 @@ from data.errors import InputError, NotFoundError, UsageError
 from data.readers import Qrels
 from data.records import Hit, Query
 from eval.compare import compare
-from eval.evaluate import BATCH_SIZE, Evaluation, evaluate
+from eval.evaluate import Evaluation, evaluate
 from eval.kept import Kept
 from eval.languages import Languages
 from eval.measures import DEFAULT_MEASURES, FULL_DEPTH, LAREQA_MEASURE, Measure, is_multilingual, parse_measures
@@ -35,6 +35,8 @@ from index.snapshot import Snapshot
 from retriever.engine import BuildSettings, Engine, build_collection, steps
 from retriever.language import identifier
 
+# Queries that are encoded at a time, before any is searched for.
+ENCODED = 512
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
 """Opens a bar, ``with progress(label, total) as advance``, and ``advance(n, note)`` when n more are done."""
 
@@ -291,8 +293,8 @@ def _encode(engine: Engine, task: _Task, progress: Progress) -> None:
     if engine.encoder is None:
         return
     with progress("encode queries", len(task.queries)) as advance:
-        for start in range(0, len(task.queries), BATCH_SIZE):
-            batch = task.queries[start : start + BATCH_SIZE]
+        for start in range(0, len(task.queries), ENCODED):
+            batch = task.queries[start : start + ENCODED]
             engine.encoder.encode_queries([query.text for query in batch], [query.lang for query in batch])
             advance(len(batch), "")
 

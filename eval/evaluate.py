@@ -18,7 +18,8 @@ from data.records import Hit, Query
 from eval.measures import Measure, Values, average, depth_of, score
 from retriever.retrievers import Retriever
 
-BATCH_SIZE = 512
+# Queries searched for at a time: what is held of their hits beside the values grows with it.
+BATCH_SIZE = 128
 LATENCY_SAMPLE = 100
 LATENCY_HITS = 10
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import binding
 from sentence_transformers.base.modules import Transformer
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, XLMRobertaConfig, XLMRobertaModel
 
@@ -203,14 +204,16 @@ def test_models_that_it_does_not_suit_are_left_to_pytorch(tmp_path, backbone):
 
 
 def test_the_backend_is_chosen_and_kept_in_the_fingerprint(tiny_folder, tmp_path, backbone):
-    best, floats = Encoder.load(str(tiny_folder)), Encoder.load(str(tiny_folder), backend="torch")
+    matrices = binding.get_host_cpu_features().get("amx-bf16")
+    assert Encoder.load(str(tiny_folder)).fingerprint["arithmetic"] == ("bfloat16" if matrices else "int16")
+    best, floats = (Encoder.load(str(tiny_folder), backend=name) for name in ("int16", "torch"))
     assert best.fingerprint["arithmetic"] == "int16"
     assert floats.fingerprint["arithmetic"] == "float32"
     same = {key for key in best.fingerprint if best.fingerprint[key] == floats.fingerprint[key]}
     assert {"weights", "dims", "prompts"} <= same
     np.testing.assert_allclose(best.fingerprint["probe"], floats.fingerprint["probe"], atol=1e-3)
     other = write_sentence_model(tmp_path / "relu", _with_relu(backbone, tmp_path))
-    assert Encoder.load(str(other)).fingerprint["arithmetic"] == "float32"
+    assert Encoder.load(str(other)).fingerprint["arithmetic"] == ("bfloat16" if matrices else "float32")
     with pytest.raises(EncoderError, match="int16 computes BERT"):
         Encoder.load(str(other), backend="int16")
 

@@ -29,8 +29,9 @@ LANGUAGES = {document.id: document.lang for document in DOCUMENTS}
 
 
 def open_engine(documents, folder, model):
-    build_collection(documents, folder, BuildSettings(encoder=str(model)))
-    return Engine.open(folder)
+    # In whole numbers a vector does not depend on what is encoded beside it, so neither does the order of near ties.
+    build_collection(documents, folder, BuildSettings(encoder=str(model), backend="int16"))
+    return Engine.open(folder, backend="int16")
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_filters_for_another_number_of_queries_are_refused(engine, retriever):
 
 def test_an_opened_collection_answers_as_before(engine, using):
     queries = ["the reef", Query("Meer", "de"), "海水变暖", "🪸"]
-    one, other = (Engine.open(engine.folder).retriever(using).search(queries, 14) for _ in range(2))
+    one, other = (Engine.open(engine.folder, backend="int16").retriever(using).search(queries, 14) for _ in range(2))
     assert one == other
     assert [ids(hits) for hits in one] == [ids(hits) for hits in engine.retriever(using).search(queries, 14)]
 
