@@ -127,15 +127,25 @@ def score(measures: Sequence[Measure], qrels: Qrels, rankings: Mapping[str, Sequ
     for query, ranking in found.items():
         if len(set(ranking)) < len(ranking):
             raise ValueError(f"the ranking of query {query!r} has {len(ranking)} hits, {len(set(ranking))} documents")
+    judgements = {query: _with_a_grade(judged) for query, judged in qrels.items()}
     for cutoff, names in _groups(measures):
         run = {query: _pseudo_scores(ranking[:cutoff]) for query, ranking in found.items()}
-        for metric in _PROVIDER.evaluator(list(names), qrels).iter_calc(run):
+        for metric in _PROVIDER.evaluator(list(names), judgements).iter_calc(run):
             values[metric.query_id].update(dict.fromkeys(names[metric.measure], float(metric.value)))
     for measure in measures:
         if measure.trec is None:
             for query, judged in qrels.items():
                 values[query][measure.name] = _ap_of_ranking(judged, rankings.get(query, ())[: measure.cutoff])
     return {query: {m.name: of_query[m.name] for m in measures} for query, of_query in values.items()}
+
+
+def _with_a_grade(judged: Mapping[str, int]) -> Mapping[str, int]:
+    """Return ``judged`` with one grade of 0 or more, given to a document that nothing can find where there is none.
+
+    trec_eval counts documents by grade and writes beyond its memory where all grades of a query are negative (pooled,
+    never judged): pytrec_eval 0.5.11 then hangs or crashes, in the same query or a later one.
+    """
+    return judged if max(judged.values(), default=-1) >= 0 else {**judged, "": 0}
 
 
 def _pseudo_scores(ranking: Sequence[str]) -> dict[str, float]:
