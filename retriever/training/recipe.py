@@ -38,6 +38,23 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Dev:
+    """What is ranked at every evaluation.
+
+    Attributes:
+        path: a BEIR folder, relative to the recipe.
+        split: of its judgements.
+        queries: drawn of those that are judged.
+        documents: what they are looked for in: those judged relevant, and as many others as are missing to that.
+    """
+
+    path: str
+    split: str = "test"
+    queries: int = 200
+    documents: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizing:
     """How weights move.
 
@@ -51,7 +68,7 @@ class Optimizing:
         mini_batch: texts in one forward pass, with GradCache; 0 for all without.
         bf16: forward and backward passes in bfloat16.
         save_every: steps between checkpoints, and between evaluations.
-        patience: evaluations without a better one before it stops; 0 never stops.
+        patience: evaluations without a better one before it stops, and the best one is kept; 0 never stops.
     """
 
     steps: int = 1000
@@ -77,6 +94,7 @@ class Recipe:
         held_out: batches that are evaluated, of examples that are not trained on: one of 20 of each source.
         language: of X-MOD's adapters the one that is on while all of them stand still; for another base, what is
             learned is an adapter of this language alone, which is put beside the model; "" trains for all languages.
+        dev: judged queries that are ranked at each evaluation; None for the held-out loss alone.
         apart: BEIR folders whose text must not be in the data.
         mixing, cropping, contrast, optimizing: see there.
         moco: a queue of passages; None for none.
@@ -93,6 +111,12 @@ class Recipe:
     contrast: Contrast = field(default_factory=Contrast)
     optimizing: Optimizing = field(default_factory=Optimizing)
     moco: Moco | None = None
+    dev: Dev | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to wait for what is not measured."""
+        if self.optimizing.patience and not (self.dev or self.held_out):
+            raise ValueError("patience needs something to go by: a [dev], or held_out")
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -117,6 +141,8 @@ def read_recipe(path: Path) -> Recipe:
         if not rows:
             raise TypeError("there is no [[data]]")
         own["data"] = tuple(_filled(Data, {**row, "path": str(path.parent / row["path"])}) for row in rows)
+        if "dev" in told:
+            own["dev"] = _filled(Dev, {**told["dev"], "path": str(path.parent / told["dev"]["path"])})
         own["apart"] = [str(path.parent / folder) for folder in own.get("apart", ())]
         return _filled(Recipe, own)
     except (TypeError, KeyError, ValueError) as error:

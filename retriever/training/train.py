@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler
 
 from data.errors import UsageError
 from retriever.adapters import FOLDER, find_adapters
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
+from retriever.training.columns import PROMPTS, InOrder, collator, dataset, prompt_tokens
+from retriever.training.dev import METRIC, Ranking
 from retriever.training.examples import Skipped, Source, check_apart, read_sources
 from retriever.training.losses import JointLoss
 from retriever.training.moco import MomentumLoss
@@ -39,7 +40,7 @@ LEARNED = "learned.safetensors"
 MEMORY = "memory.safetensors"
 # Of so many examples of a source one is held out, where any are.
 HELD = 20
-PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
+TOLD = {"eval_loss": "held_out_loss", f"eval_{METRIC}": "dev_map"}
 
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int, str], None]]]
@@ -59,7 +60,7 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         progress: opens a bar, ``with progress(label, total) as advance``, and ``advance(1, note)`` after each step.
 
     Returns:
-        ``{"model", "steps", "seconds", "loss", "held_out_loss", "skipped"}``.
+        ``{"model", "steps", "seconds", "loss", "held_out_loss", "dev_map", "skipped"}``.
     """
     if any(find_spec(name) is None for name in ("accelerate", "datasets", "peft")):
         raise UsageError("training needs more packages: pip install 'polyseek[train]'")
@@ -69,22 +70,23 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
     model = open_model(recipe)
     kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
     loss = kind(
-        model, recipe.contrast, prompted=[_prompt_tokens(model, role) for role in PROMPTS],
+        model, recipe.contrast, prompted=[prompt_tokens(model, role) for role in PROMPTS],
         mini_batch=recipe.optimizing.mini_batch or None,
     )  # fmt: skip
     trainer = _trainer_class()(
         model=model,
-        args=_arguments(recipe, output, bool(held)),
-        train_dataset=_dataset(batches, model, recipe),
-        eval_dataset=_dataset(held, model, recipe) if held else None,
+        args=_arguments(recipe, output),
+        train_dataset=dataset(batches, model, recipe),
+        eval_dataset=dataset(held, model, recipe) if held else None,
         loss=loss,
-        data_collator=_collator(model, recipe.optimizing.tokens),
+        evaluator=_ranking(recipe, loss),
+        data_collator=collator(model, recipe.optimizing.tokens),
     )
     last = any(output.glob("checkpoint-*"))
     with progress("train", recipe.optimizing.steps) as advance:
-        _callbacks(trainer, advance)
+        _callbacks(trainer, advance, recipe.optimizing.patience)
         result = trainer.train(resume_from_checkpoint=last or None)
-    evaluated = trainer.evaluate() if held else {}
+    evaluated = trainer.evaluate() if held or recipe.dev else {}
     _write_log(output / "log.csv", trainer.state.log_history)
     save(model, output, recipe)
     return {
@@ -92,7 +94,7 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         "steps": int(trainer.state.global_step),
         "seconds": round(float(result.metrics["train_runtime"]), 1),
         "loss": round(float(result.training_loss), 4),
-        **({"held_out_loss": round(float(evaluated["eval_loss"]), 4)} if held else {}),
+        **{told: round(float(evaluated[name]), 4) for name, told in TOLD.items() if name in evaluated},
         "skipped": dict(skipped.counts),
     }
 
@@ -104,7 +106,7 @@ def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[li
         for data in recipe.data
         for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
     ]
-    check_apart(sources, map(Path, recipe.apart))
+    check_apart(sources, map(Path, (*recipe.apart, *((recipe.dev.path,) if recipe.dev else ()))))
     held: list[Source] = []
     if recipe.held_out:
         held = [Source(source.name, source.examples[::HELD]) for source in sources]
@@ -166,59 +168,11 @@ def _lora(rank: int) -> Any:  # noqa: ANN401
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=["query", "key", "value", "dense"])
 
 
-def _prompt(model: Any, role: str) -> str:  # noqa: ANN401
-    return next((model.prompts[name] for name in PROMPTS[role] if model.prompts.get(name)), "")
-
-
-def _prompt_tokens(model: Any, role: str) -> int:  # noqa: ANN401
-    ids = model.tokenizer(_prompt(model, role).rstrip(), add_special_tokens=False)["input_ids"]
-    special = set(model.tokenizer.all_special_ids)
-    return sum(token not in special for token in ids)
-
-
-def _dataset(batches: Sequence[Sequence[Row]], model: Any, recipe: Recipe) -> Any:  # noqa: ANN401
-    """Return all rows, in columns, with the number of their batch."""
-    from datasets import Dataset
-
-    rows = [row for batch in batches for row in batch]
-    passage, query = _prompt(model, "passage"), _prompt(model, "query")
-    columns: dict[str, list[Any]] = {
-        "query": [query + row.query for row in rows],
-        "positive": [passage + row.positive for row in rows],
-    }
-    for place in range(recipe.mixing.negatives):
-        texts = [row.negatives[place] if place < len(row.negatives) else "" for row in rows]
-        columns[f"negative_{place + 1}"] = [passage + text for text in texts]
-    if recipe.contrast.distil:
-        columns["asked"] = [(passage if row.asked == row.found else query) + row.asked for row in rows]
-        columns["found"] = [passage + row.found for row in rows]
-    if recipe.contrast.lists:
-        count = 1 + recipe.mixing.negatives
-        unknown = [math.nan] * count
-        columns["label"] = [list(row.scores) if len(row.scores) == count else unknown for row in rows]
-    columns["batch"] = [number for number, batch in enumerate(batches) for _ in batch]
-    return Dataset.from_dict(columns)
-
-
-class InOrder(BatchSampler):
-    """Batches as they were put together."""
-
-    def __init__(self, dataset: Any, **_: Any) -> None:  # noqa: ANN401
-        """Find where batches begin in the column ``batch``."""
-        numbers = dataset["batch"]
-        self._batches: list[list[int]] = []
-        for place, number in enumerate(numbers):
-            if not place or number != numbers[place - 1]:
-                self._batches.append([])
-            self._batches[-1].append(place)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the rows of every batch."""
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self._batches)
+def _ranking(recipe: Recipe, loss: JointLoss) -> list[Ranking] | None:
+    if recipe.dev is None:
+        return None
+    how = recipe.optimizing
+    return [Ranking(recipe.dev, loss, seed=recipe.seed, tokens=how.tokens, bf16=how.bf16)]
 
 
 def _trainer_class() -> Any:  # noqa: ANN401
@@ -241,14 +195,14 @@ def _trainer_class() -> Any:  # noqa: ANN401
     return Trainer
 
 
-def _callbacks(trainer: Any, advance: Callable[[int, str], None]) -> None:  # noqa: ANN401
+def _callbacks(trainer: Any, advance: Callable[[int, str], None], patience: int) -> None:  # noqa: ANN401
     """Put our own progress in the place of what prints to standard output."""
-    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
             logs = state.log_history[-1] if state.log_history else {}
-            told = [f"{name} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs]
+            told = [f"{name} {logs[name]:.3f}" for name in ("loss", *TOLD) if name in logs]
             advance(1, ", ".join(told))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ANN401
@@ -262,6 +216,8 @@ def _callbacks(trainer: Any, advance: Callable[[int, str], None]) -> None:  # no
     for kind in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(kind)
     trainer.add_callback(Watch())
+    if patience:
+        trainer.add_callback(EarlyStoppingCallback(patience))
 
 
 def write_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
@@ -292,23 +248,10 @@ def read_tensors(own: Mapping[str, Tensor], path: Path) -> None:
             own[name].copy_(values)
 
 
-def _collator(model: Any, tokens: int) -> Any:  # noqa: ANN401
-    from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-
-    class Collator(SentenceTransformerDataCollator):
-        """Leaves the number of the batch out, which is no text."""
-
-        def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-            found: dict[str, Any] = super().__call__([{k: v for k, v in f.items() if k != "batch"} for f in features])
-            return found
-
-    return Collator(preprocess_fn=model.preprocess, max_length=tokens)
-
-
-def _arguments(recipe: Recipe, output: Path, evaluates: bool) -> Any:  # noqa: ANN401
+def _arguments(recipe: Recipe, output: Path) -> Any:  # noqa: ANN401
     from sentence_transformers import SentenceTransformerTrainingArguments
 
-    how = recipe.optimizing
+    how, evaluates = recipe.optimizing, bool(recipe.held_out or recipe.dev)
     return SentenceTransformerTrainingArguments(
         output_dir=str(output),
         num_train_epochs=1,
@@ -328,6 +271,9 @@ def _arguments(recipe: Recipe, output: Path, evaluates: bool) -> Any:  # noqa: A
         eval_steps=how.save_every,
         save_steps=how.save_every,
         save_total_limit=2,
+        load_best_model_at_end=bool(how.patience),
+        metric_for_best_model=METRIC if recipe.dev else "loss",
+        greater_is_better=bool(recipe.dev),
         logging_steps=10,
         report_to=["tensorboard"] if find_spec("tensorboard") else [],
         dataloader_num_workers=0,
@@ -336,11 +282,11 @@ def _arguments(recipe: Recipe, output: Path, evaluates: bool) -> Any:  # noqa: A
 
 
 def _write_log(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    names = ["step", "loss", "grad_norm", "learning_rate", "eval_loss"]
+    names = ["step", "loss", "grad_norm", "learning_rate", *TOLD, f"eval_dense_{METRIC}", f"eval_late_{METRIC}"]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(entry for entry in history if entry.keys() & {"loss", "eval_loss"})
+        writer.writerows(entry for entry in history if entry.keys() & {"loss", *TOLD})
 
 
 def save(model: Any, output: Path, recipe: Recipe) -> None:  # noqa: ANN401
