@@ -6,8 +6,10 @@ building an index and choosing systems (:mod:`eval.command`), formulas (:mod:`ev
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,17 +81,33 @@ def evaluate(
     ms_per_query = latency(retriever, judged, forget)
     per_query: Values = {}
     depth, seconds = max(depth, depth_of(measures)), 0.0
-    for start in range(0, len(judged), batch_size):
-        batch = judged[start : start + batch_size]
-        began = clock()
-        results = retriever.search(batch, depth)
-        seconds += clock() - began
-        rankings = {query.id: [hit.id for hit in hits] for query, hits in zip(batch, results, strict=True)}
-        per_query.update(score(measures, {query.id: qrels[query.id] for query in batch}, rankings))
-        if on_batch is not None:
-            on_batch(batch, results)
+    with _uncollected():
+        for start in range(0, len(judged), batch_size):
+            batch = judged[start : start + batch_size]
+            began = clock()
+            results = retriever.search(batch, depth)
+            seconds += clock() - began
+            rankings = {query.id: [hit.id for hit in hits] for query, hits in zip(batch, results, strict=True)}
+            per_query.update(score(measures, {query.id: qrels[query.id] for query in batch}, rankings))
+            if on_batch is not None:
+                on_batch(batch, results)
     overall, per_language = average(measures, per_query, {query.id: query.lang for query in judged})
     return Evaluation(overall, per_language, per_query, ms_per_query, len(judged) / max(seconds, 1e-9))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python's collector of cycles from looking through millions of hits, which are in none, again and again.
+
+    BM25 over XQuAD-R, 13,090 rankings of 1,000: 44 s of CPU, and 68 with it.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _judged(queries: Sequence[Query], qrels: Qrels) -> list[Query]:

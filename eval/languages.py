@@ -197,11 +197,9 @@ def _equal_ranks(groups: Sequence[Sequence[float]]) -> float:
 
 def _limit(judged: Mapping[str, Mapping[str, int]], ranking: Sequence[str]) -> dict[str, float]:
     """Return the average precision of the answers in each language, those in the others taken out of the list."""
-    places = dict(zip(ranking, range(1, len(ranking) + 1), strict=True))
-    ranks = {
-        spoken: sorted(places[d] for d, grade in grades.items() if grade > 0 and d in places)
-        for spoken, grades in judged.items()
-    }
+    right = {d for grades in judged.values() for d, grade in grades.items() if grade > 0}
+    places = {d: rank for rank, d in enumerate(ranking, 1) if d in right}
+    ranks = {spoken: sorted(places[d] for d in grades if d in places) for spoken, grades in judged.items()}
     everything = sorted(rank for own in ranks.values() for rank in own)
     return {
         spoken: average_precision(
