@@ -23,6 +23,7 @@ their cells alone, and the best of those by MaxSim over the codes.
 
 from __future__ import annotations
 
+import math
 import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class LateSearch:
 
     Attributes:
         cells: that each query token looks into.
-        candidates: texts that are scored by some of their codes; three times as many are scored by their cells.
+        candidates: texts that are scored by some of their codes where ten are wanted; three times as many are scored by
+            their cells.
     """
 
     cells: int = 8
@@ -67,9 +69,13 @@ class LateSearch:
         """Return what finds the best ``k`` in a ``share`` of all texts.
 
         Candidates make up for the noise of cells, which lets a part of the texts overtake the right ones, so that
-        a share of the texts needs as large a share of the candidates; but half as many again as are wanted.
+        a share of the texts needs as large a share of the candidates; but half as many again as are wanted. They grow
+        with the square root of what is wanted: of the 100 best that comparing everything finds in XQuAD-R, 480
+        candidates give .89 and 1,518 .986, in 1.6 times the time; in SciFact .90 and .993, and Recall@100 is .904, not
+        .894.
         """
-        return LateSearch(self.cells, max(int(self.candidates * share), k + k // 2))
+        candidates = int(self.candidates * math.sqrt(max(k, LEAST) / LEAST) * share)
+        return LateSearch(self.cells, max(candidates, k + k // 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from index.coding import DRIFT, Coding, encode, write_coded
 from index.collection import Collection
 from index.maxsim import maxsim
 from index.ragged import Ragged
-from index.ranking import best
+from index.ranking import Ranked, best
 from index.snapshot import Snapshot
 from tests.index.toy import (
     QUERIES,
@@ -154,6 +154,14 @@ def test_a_search_finds_what_exact_maxsim_finds(tmp_path, bits, least):
     assert recall(found, exact(asked, texts_, 10)) >= least
     few = search(view, asked, 10, how=LateSearch(cells=1, candidates=20))
     assert recall(few, exact(asked, texts_, 10)) < recall(found, exact(asked, texts_, 10))
+
+
+def test_more_is_looked_at_where_more_is_wanted(tmp_path):
+    ragged, codes = texts(12000, topics=2000)
+    view = coded(tmp_path, ragged, codes)
+    asked = queries(neutral(ragged, codes, offsets(ragged, codes)), 60)
+    wanted = [Ranked(all_.rows[:100], all_.scores[:100]) for all_ in search(view, asked, len(ragged))]
+    assert recall(search(view, asked, 100), wanted) > 0.965  # as many candidates as for 10 give .953
 
 
 def test_one_by_one_in_batches_and_on_any_number_of_threads_gives_the_same_bytes(tmp_path, on_threads):
