@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data.errors import InputError, NotFoundError
+from index.storage import checksum
 from retriever.bundled import NAME as BUNDLED
 from retriever.training.batches import Mixing
 from retriever.training.cropping import Cropping
@@ -147,6 +150,26 @@ def read_recipe(path: Path) -> Recipe:
         return _filled(Recipe, own)
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def made_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a training can be told by: ``{"recipe", "data": {path: digest}, "versions": {package: version}}``.
+
+    Paths are names of files, and of folders with the files in them: nobody else has this machine's folders.
+    """
+    told = asdict(recipe)
+    digests: dict[str, str] = {}
+    for data in told["data"]:
+        path = Path(data["path"])
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        digests |= {str(file.relative_to(path.parent)): checksum(file) for file in files}
+        data["path"] = path.name
+    told["apart"] = [Path(folder).name for folder in recipe.apart]
+    if recipe.dev:
+        told["dev"]["path"] = Path(recipe.dev.path).name
+    packages = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
+    versions = {name: version(name) for name in packages}
+    return json.loads(json.dumps({"recipe": told, "data": digests, "versions": versions}))  # type: ignore[no-any-return]
 
 
 def _filled(kind: type[T], values: dict[str, Any]) -> T:

@@ -2,6 +2,7 @@
 
     OUTPUT/checkpoint-100/...    where a training that was stopped goes on
     OUTPUT/log.csv               loss, learning rate and evaluations by step
+    OUTPUT/training.json         recipe, digests of the data, versions, results
     OUTPUT/adapter/              what was learned alone: LoRA weights, and the modules after the transformer
     OUTPUT/model/                the whole model, an ordinary checkpoint
 
@@ -12,6 +13,7 @@ after a stop takes up the batch that would have come next.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UsageError
+from index.storage import write_json
 from retriever.adapters import FOLDER, find_adapters
 from retriever.bundled import NAME as BUNDLED
 from retriever.bundled import be_quiet, bundled_model
@@ -34,9 +37,11 @@ from retriever.training.dev import METRIC, Ranking
 from retriever.training.examples import Skipped, Source, check_apart, read_sources
 from retriever.training.losses import JointLoss
 from retriever.training.moco import MomentumLoss
-from retriever.training.recipe import Recipe
+from retriever.training.recipe import Recipe, made_of
 
 LEARNED = "learned.safetensors"
+LOG = "log.csv"
+MADE_OF = "training.json"
 MEMORY = "memory.safetensors"
 # Of so many examples of a source one is held out, where any are.
 HELD = 20
@@ -67,6 +72,7 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
     be_quiet()
     skipped = Skipped()
     held, batches = _batches(recipe, skipped)
+    made = _begin(recipe, output)
     model = open_model(recipe)
     kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
     loss = kind(
@@ -87,9 +93,9 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         _callbacks(trainer, advance, recipe.optimizing.patience)
         result = trainer.train(resume_from_checkpoint=last or None)
     evaluated = trainer.evaluate() if held or recipe.dev else {}
-    _write_log(output / "log.csv", trainer.state.log_history)
+    _write_log(output / LOG, trainer.state.log_history)
     save(model, output, recipe)
-    return {
+    told = {
         "model": str(output / "model"),
         "steps": int(trainer.state.global_step),
         "seconds": round(float(result.metrics["train_runtime"]), 1),
@@ -97,6 +103,24 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         **{told: round(float(evaluated[name]), 4) for name, told in TOLD.items() if name in evaluated},
         "skipped": dict(skipped.counts),
     }
+    write_json(output / MADE_OF, {**made, "results": {k: v for k, v in told.items() if k != "model"}})
+    return told
+
+
+def _begin(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """Write what the training is made of.
+
+    Raises:
+        UsageError: the folder has a training of something else.
+    """
+    made, path = made_of(recipe), output / MADE_OF
+    if path.exists():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if any(told.get(part) != made[part] for part in ("recipe", "data")):
+            raise UsageError(f"{output} has a training of another recipe or of other data: name another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(path, made)
+    return made
 
 
 def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]]]:
@@ -156,13 +180,14 @@ def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
     if rank:
         from peft import inject_adapter_in_model
 
-        inject_adapter_in_model(_lora(rank), backbone)
+        inject_adapter_in_model(lora(rank), backbone)
     if recipe.language and not modular:
         for module in list(model)[1:]:
             module.requires_grad_(requires_grad=False)
 
 
-def _lora(rank: int) -> Any:  # noqa: ANN401
+def lora(rank: int) -> Any:  # noqa: ANN401
+    """Return the form of the adapters, for PEFT."""
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=["query", "key", "value", "dense"])
@@ -307,7 +332,7 @@ def _write_language(backbone: Any, folder: Path, rank: int) -> None:  # noqa: AN
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    _lora(rank).save_pretrained(str(folder))
+    lora(rank).save_pretrained(str(folder))
     weights = {f"base_model.model.{k}": v.contiguous() for k, v in get_peft_model_state_dict(backbone).items()}
     save_file(weights, folder / "adapter_model.safetensors")
 

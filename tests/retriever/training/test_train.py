@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,3 +202,14 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path, tiny_folder):
     with pytest.raises(UsageError, match="learning_rate"):
         train(read_recipe(path), tmp_path / "out")
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_what_a_training_was_made_of_is_told_and_another_is_not_gone_on_with(trained):
+    recipe, folder, told = trained
+    made = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    assert made["recipe"]["optimizing"]["steps"] == 60
+    assert made["recipe"]["data"][0]["path"] == "pairs.jsonl"
+    assert list(made["data"]) == ["pairs.jsonl"]
+    assert made["results"]["held_out_loss"] == told["held_out_loss"]
+    with pytest.raises(UsageError, match="another recipe or of other data"):
+        train(replace(recipe, seed=4), folder)
