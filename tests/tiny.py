@@ -1,6 +1,9 @@
 """Tiny real models with random weights: writers of a checkpoint of each kind that an encoder can load."""
 
+import math
 import struct
+import unicodedata
+from collections import Counter
 
 import numpy as np
 import torch
@@ -9,7 +12,7 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast, XmodConfig, XmodModel
 
 LENGTH = 64
@@ -27,14 +30,23 @@ LINES = [
 
 
 def write_tokenizer(folder):
-    """Write a Unigram tokenizer, made like XLM-R's, of some lines, and return how many pieces it has."""
-    tokenizer = Tokenizer(models.Unigram())
+    """Write a Unigram tokenizer, like XLM-R's, of some lines, and return how many pieces it has.
+
+    Its trainer would make other pieces each time: tests of training had a model of their own in every run.
+    """
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = [f"▁{word}" for line in LINES for word in unicodedata.normalize("NFKC", line).split()]
+    parts = Counter(
+        word[a:b] for word in words for a in range(len(word)) for b in range(a + 1, min(a + 5, len(word)) + 1)
+    )
+    common = sorted(parts, key=lambda part: (-parts[part] * len(part), part))
+    pieces = sorted({*common[: 300 - len(special)], *(part for part in common if len(part) == 1)})
+    scores = [(piece, math.log(parts[piece] / parts.total())) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scores], unk_id=3))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(LINES, trainer)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
