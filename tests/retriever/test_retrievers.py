@@ -129,8 +129,12 @@ def test_a_long_query_is_read_to_its_end(engine):
 def test_lists_in_lists_out(retriever):
     assert retriever.search([], 5) == []
     alone = retriever.search(["reef"], 3) + retriever.search(["Meer"], 3)
-    assert retriever.search(["reef", "Meer"], 3) == alone
-    assert retriever.search(("reef", "Meer"), 3) == alone
+    together = retriever.search(["reef", "Meer"], 3)
+    assert [[hit.id for hit in hits] for hits in together] == [[hit.id for hit in hits] for hits in alone]
+    # PyTorch adds up in another order where texts of other lengths are in the batch: the last bit of a score.
+    scores = [[hit.score for hit in hits] for hits in together]
+    assert scores == [pytest.approx([hit.score for hit in hits], rel=1e-6) for hits in alone]
+    assert retriever.search(("reef", "Meer"), 3) == together
 
 
 def test_texts_and_queries_mix(retriever):
