@@ -187,7 +187,6 @@ def average_precision(ranks: Sequence[int], relevant: int) -> float:
     """
     if relevant == 0:
         return 0.0
-    # A ranking has few of them: arrays would take ten times as long.
     return sum(found / rank for found, rank in enumerate(sorted(ranks), 1)) / relevant
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ Mask = NDArray[np.bool_]
 TABLED = 4
 # Terms whose positions a segment remembers, for to find one takes .5 microseconds, a fifth of a search: 2 MB.
 KNOWN = 1 << 14
+# Postings that a merge holds at a time, but all of one term: 10 MB.
+MERGED = 1 << 18
 
 
 def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
@@ -54,7 +57,8 @@ def write_postings(folder: Path, texts: Iterable[tuple[str, str]]) -> None:
 def merge_postings(folder: Path, sources: Sequence[tuple[Postings, Mask]]) -> None:
     """Write the postings of the kept rows of several segments, renumbered in order, without analysing again.
 
-    The files equal, byte for byte, those of :func:`write_postings` on the surviving texts.
+    The files equal, byte for byte, those of :func:`write_postings` on the surviving texts. Memory: the postings of some
+    terms at a time, and the positions of all.
 
     Args:
         folder: an existing folder, none of the sources.
@@ -63,17 +67,66 @@ def merge_postings(folder: Path, sources: Sequence[tuple[Postings, Mask]]) -> No
     Raises:
         ValueError: a mask of another length than its segment, with both numbers.
     """
-    numbers: dict[str, int] = {}
-    parts, lengths = [_Found.nothing()], [np.empty(0, np.uint32)]
-    first = 0
-    for segment, keep in sources:
-        if len(keep) != len(segment.lengths):
-            raise ValueError(f"the postings hold {len(segment.lengths)} documents but the mask has {len(keep)}")
-        parts.append(segment.kept(keep, first, numbers))
-        lengths.append(segment.lengths[keep])
-        first += len(lengths[-1])
-    merged = _Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    _write(folder, list(numbers), merged, np.concatenate(lengths))
+    for postings, keep in sources:
+        if len(keep) != len(postings.lengths):
+            raise ValueError(f"the postings hold {len(postings.lengths)} documents but the mask has {len(keep)}")
+    every = StringArray.join([postings.terms for postings, _ in sources])
+    numbers, names = _numbered(every, [len(postings.terms) for postings, _ in sources])
+    merged, first = [], 0
+    for (postings, keep), own in zip(sources, numbers, strict=True):
+        merged.append(_Source(postings, keep, (np.cumsum(keep) - 1 + first).astype(np.uint32), own))
+        first += int(np.count_nonzero(keep))
+    frequencies = _write_merged(folder, merged, len(names))
+    starts = np.append(0, np.cumsum(frequencies[frequencies > 0]))
+    StringArray.write(folder, "bm25.terms", (every[name] for name in names[frequencies > 0]))
+    write_array(folder / "bm25.starts.npy", starts)
+    lengths = np.concatenate([np.empty(0, np.uint32), *(postings.lengths[keep] for postings, keep in sources)])
+    write_array(folder / "bm25.lengths.npy", lengths)
+    rows, counts = (read_array(folder / f"bm25.{name}.npy") for name in ("rows", "counts"))
+    _write_table(folder, starts, rows, counts, len(lengths))
+
+
+def _numbered(every: StringArray, sizes: Sequence[int]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Number the terms of several sources together, in their order; return each source's numbers, and a place of each.
+
+    Args:
+        every: the terms of all sources, one source after another.
+        sizes: how many terms each source has.
+    """
+    ends = np.cumsum([0, *sizes])
+    order = every.merge([np.arange(start, end) for start, end in pairwise(ends)])
+    new, before = np.ones(len(order), np.bool_), ""
+    for place, name in enumerate(order):
+        term = every[name]
+        new[place] = not place or term != before
+        before = term
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(new) - 1
+    return [numbers[start:end] for start, end in pairwise(ends)], order[new]
+
+
+def _write_merged(folder: Path, sources: Sequence[_Source], size: int) -> NDArray[np.int64]:
+    """Write the kept postings of all sources, some terms at a time; return how many each of ``size`` terms has."""
+    totals, frequencies = np.zeros(size + 1, np.int64), np.zeros(size, np.int64)
+    for source in sources:
+        totals[1 + source.numbers] += np.diff(source.postings.starts)
+    ends = np.cumsum(totals)
+    dtype = np.uint16 if max((source.widest() for source in sources), default=0) < 2**16 else np.uint32
+    with (
+        ArrayFile(folder / "bm25.rows.npy", None, np.uint32) as rows,
+        ArrayFile(folder / "bm25.counts.npy", None, dtype) as counts,
+    ):
+        first = 0
+        while first < size:
+            last = max(int(np.searchsorted(ends, ends[first] + MERGED, side="right")) - 1, first + 1)
+            parts = [source.part(first, last) for source in sources]
+            found = _Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            order = np.argsort(found.terms, kind="stable")
+            rows.append(found.rows[order])
+            counts.append(found.counts[order])
+            frequencies[first:last] = np.bincount(found.terms, minlength=last - first)
+            first = last
+    return frequencies
 
 
 class _Found(NamedTuple):
@@ -82,11 +135,6 @@ class _Found(NamedTuple):
     terms: NDArray[np.uint32]
     rows: NDArray[np.uint32]
     counts: NDArray[np.uint32]
-
-    @classmethod
-    def nothing(cls) -> _Found:
-        empty = np.empty(0, np.uint32)
-        return cls(empty, empty, empty)
 
 
 def _write(folder: Path, vocabulary: list[str], found: _Found, lengths: NDArray[np.uint32]) -> None:
@@ -171,10 +219,34 @@ class Postings(NamedTuple):
             self.known.update(new)
         return np.array(found, np.int64)
 
-    def kept(self, keep: Mask, first: int, numbers: dict[str, int]) -> _Found:
-        """Return the postings of the kept rows, renumbered from ``first``; ``numbers`` learns the terms."""
-        own = [numbers.setdefault(self.terms[i], len(numbers)) for i in range(len(self.terms))]
-        here = keep[self.rows]
-        renumbered = (np.cumsum(keep) - 1 + first).astype(np.uint32)
-        term_numbers = np.repeat(np.asarray(own, np.uint32), np.diff(self.starts))[here]
-        return _Found(term_numbers, renumbered[self.rows[here]], self.counts[here].astype(np.uint32))
+
+class _Source(NamedTuple):
+    """One segment that is merged.
+
+    Attributes:
+        postings: its own.
+        keep: (n,) which rows stay.
+        rows: (n,) their numbers in what is merged.
+        numbers: (V,) those of its terms among the terms of all sources, ascending.
+    """
+
+    postings: Postings
+    keep: Mask
+    rows: NDArray[np.uint32]
+    numbers: NDArray[np.int64]
+
+    def widest(self) -> int:
+        """Return the largest count that stays, 0 where all fit into 16 bits."""
+        if self.postings.counts.dtype == np.uint16:
+            return 0
+        return int(self.postings.counts[self.keep[self.postings.rows]].max(initial=0))
+
+    def part(self, first: int, last: int) -> _Found:
+        """Return the kept postings of some terms, which are numbered from ``first``."""
+        own = slice(*np.searchsorted(self.numbers, [first, last]).tolist())
+        starts = self.postings.starts[own.start : own.stop + 1]
+        here = slice(int(starts[0]), int(starts[-1]))
+        rows = self.postings.rows[here]
+        kept = self.keep[rows]
+        terms = np.repeat((self.numbers[own] - first).astype(np.uint32), np.diff(starts))[kept]
+        return _Found(terms, self.rows[rows[kept]], self.postings.counts[here][kept].astype(np.uint32))

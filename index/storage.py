@@ -46,10 +46,16 @@ def write_parts(path: Path, parts: Iterable[NDArray[Any]], shape: tuple[int, ...
 class ArrayFile:
     """A ``.npy`` that is written part by part; leaving the ``with`` flushes it to the disk."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        """Write the header of an array of ``shape``."""
+    def __init__(self, path: Path, shape: tuple[int, ...] | None, dtype: DTypeLike) -> None:
+        """Write the header of an array of ``shape``; None for one dimension, as long as what is appended."""
         self._dtype = np.dtype(dtype)
         self._file = path.open("wb")
+        self._length = 0
+        self._grows = shape is None
+        self._header(shape or (0,))
+
+    def _header(self, shape: tuple[int, ...]) -> None:
+        # NumPy leaves room in it for a longer first dimension, so that it may be written again.
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
 
@@ -61,6 +67,9 @@ class ArrayFile:
         """Flush the file, unless writing it has failed, and close it."""
         with self._file:
             if kind is None:
+                if self._grows:
+                    self._file.seek(0)
+                    self._header((self._length,))
                 self._file.flush()
                 os.fsync(self._file.fileno())
 
@@ -68,6 +77,7 @@ class ArrayFile:
         """Write the next part."""
         # Not ndarray.tofile, whose error on a full disk carries no errno.
         self._file.write(np.ascontiguousarray(part, self._dtype).data)
+        self._length += len(part)
 
 
 def read_array(path: Path, *, scattered: bool = False) -> NDArray[Any]:
@@ -127,11 +137,12 @@ class StringArray:
     @staticmethod
     def write(folder: Path, name: str, strings: Iterable[str]) -> None:
         """Write ``NAME.blob.npy`` and ``NAME.offsets.npy``."""
-        blob, ends = bytearray(), array("q", [0])
-        for string in strings:
-            blob += string.encode("utf-8")
-            ends.append(len(blob))
-        write_array(folder / f"{name}.blob.npy", np.frombuffer(blob, np.uint8))
+        ends = array("q", [0])
+        with ArrayFile(folder / f"{name}.blob.npy", None, np.uint8) as blob:
+            for string in strings:
+                encoded = string.encode("utf-8")
+                blob.append(np.frombuffer(encoded, np.uint8))
+                ends.append(ends[-1] + len(encoded))
         write_array(folder / f"{name}.offsets.npy", np.asarray(ends, np.int64))
 
     @classmethod

@@ -56,6 +56,11 @@ class Dev:
     queries: int = 200
     documents: int = 2000
 
+    def __post_init__(self) -> None:
+        """Refuse to rank nothing."""
+        if min(self.queries, self.documents) < 1:
+            raise ValueError("a [dev] has at least one query and one document")
+
 
 @dataclass(frozen=True, slots=True)
 class Optimizing:
@@ -145,6 +150,8 @@ def read_recipe(path: Path) -> Recipe:
             raise TypeError("there is no [[data]]")
         own["data"] = tuple(_filled(Data, {**row, "path": str(path.parent / row["path"])}) for row in rows)
         if "dev" in told:
+            if not isinstance(told["dev"], dict) or not isinstance(told["dev"].get("path"), str):
+                raise TypeError('[dev] is a table with the path of a BEIR folder: path = "folder"')
             own["dev"] = _filled(Dev, {**told["dev"], "path": str(path.parent / told["dev"]["path"])})
         own["apart"] = [str(path.parent / folder) for folder in own.get("apart", ())]
         return _filled(Recipe, own)
@@ -153,16 +160,17 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def made_of(recipe: Recipe) -> dict[str, Any]:
-    """Return what a training can be told by: ``{"recipe", "data": {path: digest}, "versions": {package: version}}``.
+    """Return what a training can be told by: ``{"recipe", "data": [{file: digest}], "versions": {package: version}}``.
 
-    Paths are names of files, and of folders with the files in them: nobody else has this machine's folders.
+    ``data`` has the files of each ``[[data]]``. Paths are names of files, and of folders with the files in them: nobody
+    else has this machine's folders.
     """
     told = asdict(recipe)
-    digests: dict[str, str] = {}
+    digests = []
     for data in told["data"]:
         path = Path(data["path"])
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        digests |= {str(file.relative_to(path.parent)): checksum(file) for file in files}
+        digests.append({str(file.relative_to(path.parent)): checksum(file) for file in files})
         data["path"] = path.name
     told["apart"] = [Path(folder).name for folder in recipe.apart]
     if recipe.dev:

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,12 +111,14 @@ def _begin(recipe: Recipe, output: Path) -> dict[str, Any]:
     """Write what the training is made of.
 
     Raises:
-        UsageError: the folder has a training of something else.
+        UsageError: the folder has a training of something else, or what tells that is damaged.
     """
     made, path = made_of(recipe), output / MADE_OF
     if path.exists():
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if any(told.get(part) != made[part] for part in ("recipe", "data")):
+        told = {}
+        with suppress(ValueError):
+            told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or any(told.get(part) != made[part] for part in ("recipe", "data")):
             raise UsageError(f"{output} has a training of another recipe or of other data: name another folder")
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, made)

@@ -89,3 +89,22 @@ def test_a_dev_set_without_relevant_documents_is_refused(tmp_path, tiny_folder):
     qrels.write_text("query-id\tcorpus-id\tscore\nq1\td1\t0", encoding="utf-8")
     with pytest.raises(InputError, match="no query with a relevant document"):
         train(read_recipe(path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("dev", "why"),
+    [
+        ('dev = "dev"', "table with the path"),
+        ("[dev]\nqueries = 3", "table with the path"),
+        ('[dev]\npath = "dev"\nqueries = 0', "at least one query"),
+        ('[dev]\npath = "dev"\ndocuments = -1', "at least one query"),
+        ('[dev]\npath = "dev"\nlanguages = 3', "unknown key 'languages'"),
+    ],
+)
+def test_a_dev_set_that_is_none_is_one_line(tmp_path, tiny_folder, dev, why):
+    path = write_recipe(tmp_path, tiny_folder)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{dev}\n{text}" if dev.startswith("dev") else f"{text}\n{dev}", encoding="utf-8")
+    with pytest.raises(InputError, match=why) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)

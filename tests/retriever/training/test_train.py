@@ -209,7 +209,17 @@ def test_what_a_training_was_made_of_is_told_and_another_is_not_gone_on_with(tra
     made = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     assert made["recipe"]["optimizing"]["steps"] == 60
     assert made["recipe"]["data"][0]["path"] == "pairs.jsonl"
-    assert list(made["data"]) == ["pairs.jsonl"]
+    assert [list(files) for files in made["data"]] == [["pairs.jsonl"]]
     assert made["results"]["held_out_loss"] == told["held_out_loss"]
     with pytest.raises(UsageError, match="another recipe or of other data"):
         train(replace(recipe, seed=4), folder)
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"recipe": 1}', "\ufeff"])
+def test_a_folder_that_does_not_say_what_it_has_is_not_gone_on_with(tmp_path, tiny_folder, damaged):
+    recipe = read_recipe(write_recipe(tmp_path / "data", tiny_folder))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "training.json").write_text(damaged, encoding="utf-8")
+    with pytest.raises(UsageError, match="name another folder"):
+        train(recipe, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["training.json"]
