@@ -16,7 +16,8 @@ from torch import Tensor
 from data.errors import InputError
 from data.readers import BeirFolder
 from retriever.training.columns import prompt
-from retriever.training.losses import JointLoss, Texts, cosine, maxsim
+from retriever.training.joint import JointLoss
+from retriever.training.losses import Texts, cosine, maxsim
 from retriever.training.recipe import Dev
 
 METRIC = "MAP"

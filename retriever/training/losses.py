@@ -14,17 +14,15 @@ NT-Xent (Chen et al. 2020) has a row's own side among the candidates and is summ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
 
-Features = dict[str, Any]
 FAR = -1e4  # the similarity of what does not count: far below every other, and float16 can hold it
 
 
@@ -55,6 +53,8 @@ class Contrast:
             empty for all dimensions alone.
         distil: the weight of the divergence from the similarities that the model had before training.
         distil_temperature: the teacher's.
+        anchor: the weight of the distance, 1 - cosine, between the dense vector of a text in any language and what the
+            teacher makes of it in English (Reimers and Gurevych 2020); of parallel text alone.
         pairs: the weight of InfoNCE.
         lists: the weight of what scored lists teach.
         list_loss: how: "kl", the divergence from the softmax of the scores over a row's own candidates, or
@@ -69,6 +69,7 @@ class Contrast:
     dims: tuple[int, ...] = ()
     distil: float = 0.0
     distil_temperature: float = 0.03
+    anchor: float = 0.0
     pairs: float = 1.0
     lists: float = 0.0
     list_loss: str = "kl"
@@ -93,11 +94,19 @@ def maxsim(queries: Texts, passages: Texts, dims: int | None = None) -> Tensor:
     """
     if queries.late is None or passages.late is None:
         raise ValueError("maxsim needs token vectors")
-    a, b = (normalize(late[..., :dims].float(), dim=-1) for late in (queries.late, passages.late))
-    similar = torch.einsum("aqd,bpd->abqp", a, b)
-    best = similar.masked_fill(~passages.mask[None, :, None], FAR).amax(dim=-1)  # (n, m, tokens of the query)
-    best = best.masked_fill(~queries.mask[:, None], 0)
-    return best.sum(dim=-1) / queries.mask.sum(dim=-1).clamp(min=1)[:, None]
+    # Tokens that count, one below the other: half of a batch is padding, and so three quarters of padded similarities.
+    a, b = (
+        normalize(late[side.mask][:, :dims].float(), dim=-1)
+        for side, late in ((queries, queries.late), (passages, passages.late))
+    )
+    by_passage = torch.split(a @ b.T, passages.mask.sum(dim=1).tolist(), dim=1)
+    best = torch.stack(
+        [own.max(dim=1).values if own.shape[1] else own.new_full((len(own),), FAR) for own in by_passage],
+        dim=1,
+    )  # (tokens of all queries, m)
+    counts = queries.mask.sum(dim=1)
+    rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return best.new_zeros(len(counts), best.shape[1]).index_add(0, rows, best) / counts.clamp(min=1)[:, None]
 
 
 def cosine(queries: Texts, passages: Texts) -> Tensor:
@@ -147,16 +156,30 @@ def list_loss(scores: Tensor, worth: Tensor, contrast: Contrast) -> Tensor:
     return kl_div(log_softmax(scores / contrast.temperature, dim=1), softmax(worth, dim=1), reduction="batchmean")
 
 
+class Taught(NamedTuple):
+    """What the model before training makes of a batch, or of the English side of it.
+
+    Attributes:
+        queries: (n, d), of length 1.
+        positives: (n, d), of length 1.
+        same: both sides are one text, and so the rows are parallel text.
+    """
+
+    queries: Tensor
+    positives: Tensor
+    same: bool
+
+
 class Beside(NamedTuple):
     """What is known of a batch beside its texts.
 
     Attributes:
-        teacher: (n, n) similarities of queries to positives as they should be; None for no distillation.
+        teacher: how the vectors should lie; None for no distillation.
         worth: (n, 1 + columns of negatives) scores of each row's own candidates; None for no scored lists.
         queue: more wrong passages, of which dense vectors alone are compared; None for none.
     """
 
-    teacher: Tensor | None = None
+    teacher: Taught | None = None
     worth: Tensor | None = None
     queue: Texts | None = None
 
@@ -176,7 +199,17 @@ def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside |
             _one_loss(columns, contrast, beside or Beside(), *kind) / (1 if kind[0] is cosine else late)
             for kind in found
         ]
+        taught = beside.teacher if beside else None
+        if contrast.anchor and taught is not None and taught.same:
+            parts += [contrast.anchor / 2 * distance(*side) for side in zip(columns[:2], taught[:2], strict=True)]
         return torch.stack(parts).sum()
+
+
+def distance(texts: Texts, wanted: Tensor) -> Tensor:
+    """Return the mean of 1 - cosine between dense vectors and those that they should be, (n, d) of length 1."""
+    if texts.dense is None:
+        raise ValueError("an anchor holds dense vectors: add dense to the objectives, or leave it out")
+    return 1 - (normalize(texts.dense.float(), dim=-1) * wanted).sum(dim=-1).mean()
 
 
 def _one_loss(
@@ -198,168 +231,10 @@ def _one_loss(
     loss = contrast.pairs * loss
     if beside.teacher is not None:
         learned = log_softmax(sides[0] / contrast.temperature, dim=1)
-        wanted = softmax(beside.teacher / contrast.distil_temperature, dim=1)
+        similar = beside.teacher.queries @ beside.teacher.positives.T
+        wanted = softmax(similar / contrast.distil_temperature, dim=1)
         loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
     if beside.worth is not None:
         lists = torch.stack([side.diagonal() for side in sides], dim=1)
         loss = loss + contrast.lists * list_loss(lists, beside.worth, contrast)
     return loss
-
-
-def text_mask(features: Features, special: Tensor, prompted: int) -> Tensor:
-    """Return which tokens count in late interaction: neither special ones nor the prompt before the text, (n, T)."""
-    ids = features["input_ids"]
-    ordinary = ~torch.isin(ids, special.to(ids.device))
-    mask: Tensor = features["attention_mask"].bool() & ordinary & (ordinary.cumsum(dim=1) > prompted)
-    return mask
-
-
-class JointLoss(nn.Module):
-    """The loss that Sentence Transformers' trainers call.
-
-    With ``mini_batch`` it is GradCache (Gao et al. 2021): vectors are made without a graph, so many texts at a time,
-    and made again for the gradients, so a batch may be far larger than what fits into memory at once.
-    """
-
-    def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        contrast: Contrast,
-        *,
-        prompted: Sequence[int] = (0, 0),
-        mini_batch: int | None = None,
-    ) -> None:
-        """Wrap a model.
-
-        Args:
-            model: a ``SentenceTransformer`` or ``MultiVectorEncoder``.
-            contrast: what is compared.
-            prompted: tokens of the prompts of queries and of passages.
-            mini_batch: texts in one forward pass; None for all, without GradCache.
-        """
-        super().__init__()
-        self.model = model
-        self.contrast = contrast
-        self.mini_batch = mini_batch
-        self._prompted = tuple(prompted)
-        self._own_mask = type(model).__name__ == "MultiVectorEncoder"
-        self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
-
-    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch: queries, positives, negatives, and, where it distils, what the teacher reads."""
-        columns, teacher = self.taught(sentence_features)
-        beside = Beside(teacher, labels)
-        return self.compare(columns, partial(contrast_loss, contrast=self.contrast, beside=beside))
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep beside the model, by name; here nothing."""
-        return {}
-
-    def taught(self, sentence_features: Iterable[Features]) -> tuple[list[Features], Tensor | None]:
-        """Return the columns without those of the teacher, and what it says of them."""
-        columns = list(sentence_features)
-        if not self.contrast.distil:
-            return columns, None
-        *columns, asked, found = columns
-        return columns, self._teacher(asked, found)
-
-    def compare(self, columns: Sequence[Features], loss: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
-        """Return the loss of columns, queries first, with gradients through all of them."""
-        if self.mini_batch is None:
-            return loss([self.encode(column, passage=place > 0) for place, column in enumerate(columns)])
-        return self._cached(columns, loss)
-
-    def encode(self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None) -> Texts:
-        """Run texts through the model, or through ``run`` in its place."""
-        out = (run or self.model)(dict(features))
-        late, mask = None, out["attention_mask"].bool()
-        if not self._own_mask:
-            mask = text_mask(features, self._special, self._prompted[passage])
-        if "late" in self.contrast.objectives:
-            late = out["token_embeddings"]
-        return Texts(out.get("sentence_embedding") if "dense" in self.contrast.objectives else None, late, mask)
-
-    def encode_still(
-        self, features: Features, *, passage: bool, run: Callable[[Features], Features] | None = None
-    ) -> Texts:
-        """Encode without a graph, ``mini_batch`` texts at a time."""
-        size = self.mini_batch or len(features["input_ids"])
-        with torch.no_grad():
-            return _joined([self.encode(some, passage=passage, run=run) for some in _cut(features, size)])
-
-    def _teacher(self, asked: Features, found: Features) -> Tensor:
-        """Return the similarities that the model had before its adapters were added."""
-        with torch.no_grad(), _without_adapters(self.model):
-            a = normalize(self.model(dict(asked))["sentence_embedding"].float(), dim=-1)
-            if torch.equal(asked["input_ids"], found["input_ids"]):  # parallel text
-                return a @ a.T
-            return a @ normalize(self.model(dict(found))["sentence_embedding"].float(), dim=-1).T
-
-    def _cached(self, columns: Sequence[Features], compared: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
-        """Return the loss; its backward pass runs the model again, a few texts at a time."""
-        leaves = [self.encode_still(column, passage=place > 0) for place, column in enumerate(columns)]
-        kept = [[v.detach().requires_grad_() for v in texts[:2] if v is not None] for texts in leaves]
-        learns = torch.is_grad_enabled()
-        learns = torch.is_grad_enabled()
-        with torch.enable_grad():
-            loss = compared([_with(texts, own) for texts, own in zip(leaves, kept, strict=True)])
-            if not learns:
-                return loss.detach()
-            flat = [vector for own in kept for vector in own]
-            slopes = iter(torch.autograd.grad(loss, flat))
-        loss = loss.detach().requires_grad_()
-        wanted = [[next(slopes) for _ in own] for own in kept]
-        kind = loss.device.type
-        amp = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
-        loss.register_hook(partial(self._again, columns, wanted, amp))  # type: ignore[no-untyped-call]
-        return loss
-
-    def _again(
-        self, columns: Sequence[Features], wanted: Sequence[Sequence[Tensor]], amp: torch.autocast, scale: Tensor
-    ) -> None:
-        """Encode everything again, with a graph, and hand on the gradients of the vectors."""
-        size = self.mini_batch or 1
-        for place, (column, slopes) in enumerate(zip(columns, wanted, strict=True)):
-            for number, some in enumerate(_cut(column, size)):
-                with torch.enable_grad():
-                    with amp:
-                        texts = self.encode(some, passage=place > 0)
-                    vectors = [vector for vector in texts[:2] if vector is not None]
-                    here = slice(number * size, number * size + len(texts.mask))
-                    product = torch.zeros((), device=scale.device)
-                    for vector, slope in zip(vectors, slopes, strict=True):
-                        product = product + (vector.float() * slope[here].float()).sum()
-                    (product * scale).backward()  # type: ignore[no-untyped-call]
-
-
-def _cut(column: Features, size: int) -> Iterator[Features]:
-    """Yield the features of so many texts at a time."""
-    for at in range(0, len(column["input_ids"]), size):
-        yield {k: v[at : at + size] if isinstance(v, Tensor) else v for k, v in column.items()}
-
-
-def _joined(parts: Sequence[Texts]) -> Texts:
-    dense, late, mask = zip(*parts, strict=True)
-    return Texts(
-        None if dense[0] is None else torch.cat(dense), None if late[0] is None else torch.cat(late), torch.cat(mask)
-    )
-
-
-def _with(texts: Texts, vectors: Sequence[Tensor]) -> Texts:
-    """Return texts with other vectors in the places of those that they have."""
-    left = iter(vectors)
-    return Texts(texts.dense if texts.dense is None else next(left), next(left, None), texts.mask)
-
-
-@contextmanager
-def _without_adapters(model: nn.Module) -> Iterator[None]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(enabled=False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(enabled=True)

@@ -27,7 +27,8 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 
 from data.errors import UsageError
-from retriever.training.losses import Beside, Contrast, Features, JointLoss, Texts, contrast_loss
+from retriever.training.joint import Features, JointLoss
+from retriever.training.losses import Beside, Contrast, Texts, contrast_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from retriever.training.batches import Mixer, Row
 from retriever.training.columns import PROMPTS, InOrder, collator, dataset, prompt_tokens
 from retriever.training.dev import METRIC, Ranking
 from retriever.training.examples import Skipped, Source, check_apart, read_sources
-from retriever.training.losses import JointLoss
+from retriever.training.joint import JointLoss
 from retriever.training.moco import MomentumLoss
 from retriever.training.recipe import Recipe, made_of
 
@@ -167,8 +167,8 @@ def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
     """
     backbone, rank = model[0].model, recipe.optimizing.lora_rank
     modular = backbone.config.model_type == "xmod"
-    if not rank and (recipe.contrast.distil or (recipe.language and not modular)):
-        raise UsageError("distil and language need adapters that are learned: give a lora_rank, or leave them out")
+    if not rank and (recipe.contrast.distil or recipe.contrast.anchor or (recipe.language and not modular)):
+        raise UsageError("distil, anchor and language need learned adapters: give a lora_rank, or leave them out")
     if modular:
         adapters = find_adapters(model[0], Path())
         if recipe.language not in ("", *adapters.names):

@@ -8,15 +8,7 @@ from hypothesis import strategies as st
 
 from index.maxsim import maxsim as exact_maxsim
 from index.ragged import Ragged
-from retriever.training.losses import Beside, Contrast, JointLoss, Texts, contrast_loss, info_nce, list_loss, maxsim
-
-QUERIES = ["query: what turns a coral reef white?", "query: ein Fuchs springt", "query: 珊瑚会变白", "query: uzio"]
-PASSAGES = [
-    "passage: The coral reef turns white when the sea is warm.",
-    "passage: Mbweha anaruka uzio.",
-    "passage: Коралловый риф белеет, когда море тёплое.",
-    "passage: Ein Fuchs springt über den Zaun. Das Meer ist warm.",
-]
+from retriever.training.losses import Beside, Contrast, Taught, Texts, contrast_loss, info_nce, list_loss, maxsim
 
 
 def test_info_nce_by_hand():
@@ -88,10 +80,22 @@ def test_a_teacher_that_agrees_teaches_nothing():
     rng = np.random.default_rng(0)
     texts = [Texts(torch.from_numpy(unit(rng, (4, 8))), None, torch.ones(4, 1, dtype=torch.bool)) for _ in range(2)]
     both = Contrast(objectives=("dense",), temperature=0.1, distil=1.0, distil_temperature=0.1)
-    own = texts[0].dense @ texts[1].dense.T
+    a, b = texts[0].dense, texts[1].dense
     alone = contrast_loss(texts, both).item()
-    assert contrast_loss(texts, both, Beside(own)).item() == pytest.approx(alone, abs=1e-5)
-    assert contrast_loss(texts, both, Beside(own.flip(0))).item() > alone + 0.1
+    assert contrast_loss(texts, both, Beside(Taught(a, b, same=False))).item() == pytest.approx(alone, abs=1e-5)
+    assert contrast_loss(texts, both, Beside(Taught(a.flip(0), b, same=False))).item() > alone + 0.1
+
+
+def test_an_anchor_holds_both_sides_of_parallel_text_alone():
+    angle = torch.tensor([0.0, math.pi / 3])
+    sides = [torch.stack([angle.cos(), angle.sin()], dim=1), torch.tensor([[1.0, 0.0], [0.0, 1.0]])]
+    texts = [Texts(3 * side, None, torch.ones(2, 1, dtype=torch.bool)) for side in sides]
+    wanted = [torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]])]
+    contrast = Contrast(objectives=("dense",), anchor=8.0)
+    alone = contrast_loss(texts, contrast).item()
+    # Queries are 0 and 1/2 away, passages 0 and 2: 8 * (1/4 + 1) / 2.
+    assert contrast_loss(texts, contrast, Beside(Taught(*wanted, same=True))).item() == pytest.approx(alone + 5)
+    assert contrast_loss(texts, contrast, Beside(Taught(*wanted, same=False))).item() == pytest.approx(alone)
 
 
 @pytest.mark.parametrize(
@@ -101,61 +105,3 @@ def test_a_teacher_that_agrees_teaches_nothing():
 def test_what_there_is_not_is_refused(values, said):
     with pytest.raises(ValueError, match=said):
         Contrast(**values)
-
-
-@pytest.fixture
-def model(tiny_folder):
-    from sentence_transformers import SentenceTransformer
-
-    loaded = SentenceTransformer(str(tiny_folder), device="cpu")
-    loaded.eval()  # no dropout: both ways of computing see the same
-    return loaded
-
-
-def features(model, texts):
-    return model.preprocess(texts)
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 9])
-@pytest.mark.parametrize("objectives", [("dense",), ("late",), ("dense", "late")])
-def test_grad_cache_has_the_gradients_of_one_pass(model, size, objectives):
-    contrast = Contrast(objectives=objectives, temperature=0.1, dims=(16, 8) if "late" in objectives else ())
-    columns = [features(model, QUERIES), features(model, PASSAGES), features(model, PASSAGES[::-1])]
-    plain = JointLoss(model, contrast)(columns)
-    wanted = gradients(model, plain)
-    cached = JointLoss(model, contrast, mini_batch=size)(columns)
-    found = gradients(model, cached)
-    assert cached.item() == pytest.approx(plain.item(), abs=1e-5)
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
-
-
-def test_grad_cache_heeds_the_scale_of_the_loss(model):
-    columns = [features(model, QUERIES), features(model, PASSAGES)]
-    contrast = Contrast(temperature=0.1)
-    wanted = gradients(model, JointLoss(model, contrast)(columns) / 4)
-    found = gradients(model, JointLoss(model, contrast, mini_batch=2)(columns) / 4)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
-
-
-def test_nothing_is_learned_from_where_no_gradient_is_wanted(model):
-    columns = [features(model, QUERIES), features(model, PASSAGES)]
-    with torch.no_grad():
-        loss = JointLoss(model, Contrast(), mini_batch=2)(columns)
-    assert not loss.requires_grad
-
-
-def test_late_interaction_leaves_the_prompt_out_as_the_encoder_does(model, tiny):
-    loss = JointLoss(model, Contrast(), prompted=[tiny._prompted["query"], tiny._prompted["document"]])
-    with torch.no_grad():
-        found = loss.encode(features(model, [QUERIES[0]]), passage=False)
-    kept = torch.nn.functional.normalize(found.late[0][found.mask[0]], dim=-1).numpy()
-    np.testing.assert_allclose(kept, tiny.encode_queries([QUERIES[0].removeprefix("query: ")]).late.values, atol=1e-5)

@@ -13,7 +13,8 @@ from data.errors import InputError, UsageError
 from retriever.training.batches import Mixer, Mixing
 from retriever.training.cropping import Cropping
 from retriever.training.examples import Skipped, read_sources
-from retriever.training.losses import Beside, Contrast, JointLoss, Texts, contrast_loss
+from retriever.training.joint import JointLoss
+from retriever.training.losses import Beside, Contrast, Texts, contrast_loss
 from retriever.training.moco import Moco, MomentumLoss, Ring
 from retriever.training.recipe import Data, Optimizing, Recipe, read_recipe
 from retriever.training.train import open_model, train

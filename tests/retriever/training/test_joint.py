@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+from retriever.training import joint
+from retriever.training.joint import JointLoss
+from retriever.training.losses import Contrast
+
+QUERIES = ["query: what turns a coral reef white?", "query: ein Fuchs springt", "query: 珊瑚会变白", "query: uzio"]
+PASSAGES = [
+    "passage: The coral reef turns white when the sea is warm.",
+    "passage: Mbweha anaruka uzio.",
+    "passage: Коралловый риф белеет, когда море тёплое.",
+    "passage: Ein Fuchs springt über den Zaun. Das Meer ist warm.",
+]
+
+
+@pytest.fixture
+def model(tiny_folder):
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(tiny_folder), device="cpu")
+    loaded.eval()  # no dropout: both ways of computing see the same
+    return loaded
+
+
+def features(model, texts):
+    return model.preprocess(texts)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 9])
+@pytest.mark.parametrize("objectives", [("dense",), ("late",), ("dense", "late")])
+def test_grad_cache_has_the_gradients_of_one_pass(model, size, objectives):
+    contrast = Contrast(objectives=objectives, temperature=0.1, dims=(16, 8) if "late" in objectives else ())
+    columns = [features(model, QUERIES), features(model, PASSAGES), features(model, PASSAGES[::-1])]
+    plain = JointLoss(model, contrast)(columns)
+    wanted = gradients(model, plain)
+    cached = JointLoss(model, contrast, mini_batch=size)(columns)
+    found = gradients(model, cached)
+    assert cached.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_grad_cache_heeds_the_scale_of_the_loss(model):
+    columns = [features(model, QUERIES), features(model, PASSAGES)]
+    contrast = Contrast(temperature=0.1)
+    wanted = gradients(model, JointLoss(model, contrast)(columns) / 4)
+    found = gradients(model, JointLoss(model, contrast, mini_batch=2)(columns) / 4)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_learned_from_where_no_gradient_is_wanted(model):
+    columns = [features(model, QUERIES), features(model, PASSAGES)]
+    with torch.no_grad():
+        loss = JointLoss(model, Contrast(), mini_batch=2)(columns)
+    assert not loss.requires_grad
+
+
+def test_late_interaction_leaves_the_prompt_out_as_the_encoder_does(model, tiny):
+    loss = JointLoss(model, Contrast(), prompted=[tiny._prompted["query"], tiny._prompted["document"]])
+    with torch.no_grad():
+        found = loss.encode(features(model, [QUERIES[0]]), passage=False)
+    kept = torch.nn.functional.normalize(found.late[0][found.mask[0]], dim=-1).numpy()
+    np.testing.assert_allclose(kept, tiny.encode_queries([QUERIES[0].removeprefix("query: ")]).late.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1, 20, 10_000])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_texts_have_the_vectors_of_one_pass(model, monkeypatch, most, side):
+    monkeypatch.setitem(joint.BLOCK, "cpu", most)
+    model.tokenizer.padding_side = side
+    texts = [*PASSAGES, "passage: 🙂", "passage: " + "ข้อความยาว " * 9]
+    columns = features(model, texts)
+    loss = JointLoss(model, Contrast())
+    found = loss.encode(columns, passage=True)
+    assert found.late.shape[:2] == found.mask.shape == columns["input_ids"].shape
+    wanted = model(dict(columns))
+    torch.testing.assert_close(found.dense, wanted["sentence_embedding"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.late[found.mask], wanted["token_embeddings"][found.mask], atol=1e-5, rtol=1e-5)
+    assert found.mask.equal(joint.text_mask(columns, loss._special, 0))
+
+
+def test_a_teacher_knows_texts_by_their_rows(tiny_folder):
+    from peft import inject_adapter_in_model
+    from sentence_transformers import SentenceTransformer
+
+    from retriever.training.train import lora
+
+    model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
+    wanted = [model(features(model, texts))["sentence_embedding"] for texts in (QUERIES, PASSAGES)]
+    a, b = (torch.nn.functional.normalize(vectors, dim=-1) for vectors in wanted)
+    inject_adapter_in_model(lora(4), model[0].model)
+    columns = [features(model, texts) for texts in (QUERIES, PASSAGES, QUERIES, PASSAGES)]
+    _, taught = JointLoss(model, Contrast(distil=1.0)).taught(columns)
+    torch.testing.assert_close(taught.queries, a, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(taught.positives, b, atol=1e-5, rtol=1e-5)
+    assert not taught.same
+
+
+def test_a_teacher_tells_parallel_text_by_what_stands_after_the_prompts(tiny_folder, tiny):
+    from peft import inject_adapter_in_model
+    from sentence_transformers import SentenceTransformer
+
+    from retriever.training.train import lora
+
+    model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
+    inject_adapter_in_model(lora(4), model[0].model)
+    loss = JointLoss(model, Contrast(anchor=1.0), prompted=[tiny._prompted["query"], tiny._prompted["document"]])
+    asked, found = (features(model, [f"{role}: {x}" for x in ("Meer", "reef")]) for role in ("query", "passage"))
+    assert loss.taught([asked, found, asked, found])[1].same
+    other = features(model, ["passage: Meer", "passage: fox"])
+    assert not loss.taught([asked, other, asked, other])[1].same
