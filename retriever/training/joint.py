@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.func import functional_call
+from torch.nn.functional import pad
 
 from retriever.training.losses import Beside, Contrast, Taught, Texts, contrast_loss
 
@@ -60,6 +61,12 @@ class JointLoss(nn.Module):
         self.mini_batch = mini_batch
         self._prompted = tuple(prompted)
         self._own_mask = type(model).__name__ == "MultiVectorEncoder"
+        # The projection moves as well; a teacher has that of the beginning, for a training that goes on too.
+        self._still = {
+            name: values.detach().clone()
+            for name, values in model.named_parameters()
+            if values.requires_grad and ".lora_" not in name
+        }
         self._special = torch.tensor(sorted(model.tokenizer.all_special_ids), dtype=torch.int64)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
@@ -75,7 +82,7 @@ class JointLoss(nn.Module):
     def taught(self, sentence_features: Iterable[Features]) -> tuple[list[Features], Taught | None]:
         """Return the columns without those of the teacher, and what it says of them."""
         columns = list(sentence_features)
-        if not (self.contrast.distil or self.contrast.anchor):
+        if not (self.contrast.distil or self.contrast.anchor or self.contrast.hold):
             return columns, None
         *columns, asked, found = columns
         return columns, self._teacher(asked, found)
@@ -120,14 +127,10 @@ class JointLoss(nn.Module):
             column["input_ids"][text_mask(column, self._special, prompted)]
             for column, prompted in zip((asked, found), self._prompted, strict=True)
         ]
+        run = partial(functional_call, getattr(self.model, "module", self.model), self._still)
         with torch.no_grad(), _without_adapters(self.model):
-            return Taught(self._sentences(asked), self._sentences(found), torch.equal(*texts))
-
-    def _sentences(self, features: Features) -> Tensor:
-        """Return sentence vectors of length 1."""
-        parts = [(rows, self.model(some)["sentence_embedding"]) for rows, some in _alike(features)]
-        vectors = torch.cat([vectors for _, vectors in parts])[torch.cat([rows for rows, _ in parts]).argsort()]
-        return normalize(vectors.float(), dim=-1)
+            queries, positives = self.encode(asked, passage=False, run=run), self.encode(found, passage=True, run=run)
+        return Taught(queries, positives, torch.equal(*texts))
 
     def _cached(self, columns: Sequence[Features], compared: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
         """Return the loss; its backward pass runs the model again, a few texts at a time."""

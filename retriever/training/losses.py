@@ -51,10 +51,13 @@ class Contrast:
         own_side: other queries count as wrong for a query, and other passages for a passage.
         dims: the first so many dimensions of token vectors, each a loss of its own (Matryoshka, Kusupati et al. 2022);
             empty for all dimensions alone.
-        distil: the weight of the divergence from the similarities that the model had before training.
+        distil: the weight of the divergence from the similarities that the model had before training: its cosines, or
+            MaxSim where dense vectors are no objective.
         distil_temperature: the teacher's.
         anchor: the weight of the distance, 1 - cosine, between the dense vector of a text in any language and what the
             teacher makes of it in English (Reimers and Gurevych 2020); of parallel text alone.
+        hold: the same for token vectors, which have no partners in another language: the weight of the divergence of
+            each side's MaxSim with the teacher's English texts from the teacher's own.
         pairs: the weight of InfoNCE.
         lists: the weight of what scored lists teach.
         list_loss: how: "kl", the divergence from the softmax of the scores over a row's own candidates, or
@@ -70,6 +73,7 @@ class Contrast:
     distil: float = 0.0
     distil_temperature: float = 0.03
     anchor: float = 0.0
+    hold: float = 0.0
     pairs: float = 1.0
     lists: float = 0.0
     list_loss: str = "kl"
@@ -160,13 +164,13 @@ class Taught(NamedTuple):
     """What the model before training makes of a batch, or of the English side of it.
 
     Attributes:
-        queries: (n, d), of length 1.
-        positives: (n, d), of length 1.
+        queries: n texts, their dense vectors of length 1.
+        positives: n texts.
         same: both sides are one text, and so the rows are parallel text.
     """
 
-    queries: Tensor
-    positives: Tensor
+    queries: Texts
+    positives: Texts
     same: bool
 
 
@@ -202,14 +206,26 @@ def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside |
         taught = beside.teacher if beside else None
         if contrast.anchor and taught is not None and taught.same:
             parts += [contrast.anchor / 2 * distance(*side) for side in zip(columns[:2], taught[:2], strict=True)]
+        if contrast.hold and taught is not None and taught.same and late:
+            parts += [contrast.hold / late * held(columns, taught, contrast, kind) for kind, _ in found[-late:]]
         return torch.stack(parts).sum()
 
 
-def distance(texts: Texts, wanted: Tensor) -> Tensor:
-    """Return the mean of 1 - cosine between dense vectors and those that they should be, (n, d) of length 1."""
-    if texts.dense is None:
+def held(
+    columns: Sequence[Texts], taught: Taught, contrast: Contrast, similarity: Callable[[Texts, Texts], Tensor]
+) -> Tensor:
+    """Return how far each side is from the teacher's by its similarities to the teacher's other side."""
+    wanted = softmax(similarity(taught.queries, taught.positives) / contrast.distil_temperature, dim=1)
+    sides = similarity(columns[0], taught.positives), similarity(taught.queries, columns[1])
+    learned = [log_softmax(side / contrast.temperature, dim=1) for side in sides]
+    return torch.stack([kl_div(side, wanted, reduction="batchmean") for side in learned]).mean()
+
+
+def distance(texts: Texts, wanted: Texts) -> Tensor:
+    """Return the mean of 1 - cosine between dense vectors and those that they should be."""
+    if texts.dense is None or wanted.dense is None:
         raise ValueError("an anchor holds dense vectors: add dense to the objectives, or leave it out")
-    return 1 - (normalize(texts.dense.float(), dim=-1) * wanted).sum(dim=-1).mean()
+    return 1 - (normalize(texts.dense.float(), dim=-1) * wanted.dense).sum(dim=-1).mean()
 
 
 def _one_loss(
@@ -231,7 +247,8 @@ def _one_loss(
     loss = contrast.pairs * loss
     if beside.teacher is not None:
         learned = log_softmax(sides[0] / contrast.temperature, dim=1)
-        similar = beside.teacher.queries @ beside.teacher.positives.T
+        teach = maxsim if beside.teacher.queries.dense is None else cosine
+        similar = teach(beside.teacher.queries, beside.teacher.positives)
         wanted = softmax(similar / contrast.distil_temperature, dim=1)
         loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
     if beside.worth is not None:

@@ -167,8 +167,9 @@ def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
     """
     backbone, rank = model[0].model, recipe.optimizing.lora_rank
     modular = backbone.config.model_type == "xmod"
-    if not rank and (recipe.contrast.distil or recipe.contrast.anchor or (recipe.language and not modular)):
-        raise UsageError("distil, anchor and language need learned adapters: give a lora_rank, or leave them out")
+    asks = recipe.contrast.distil or recipe.contrast.anchor or recipe.contrast.hold
+    if not rank and (asks or (recipe.language and not modular)):
+        raise UsageError("distil, anchor, hold and language need learned adapters: give a lora_rank, or leave them out")
     if modular:
         adapters = find_adapters(model[0], Path())
         if recipe.language not in ("", *adapters.names):

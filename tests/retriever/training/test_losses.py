@@ -80,22 +80,42 @@ def test_a_teacher_that_agrees_teaches_nothing():
     rng = np.random.default_rng(0)
     texts = [Texts(torch.from_numpy(unit(rng, (4, 8))), None, torch.ones(4, 1, dtype=torch.bool)) for _ in range(2)]
     both = Contrast(objectives=("dense",), temperature=0.1, distil=1.0, distil_temperature=0.1)
-    a, b = texts[0].dense, texts[1].dense
+    a, b = texts
+    turned = a._replace(dense=a.dense.flip(0))
     alone = contrast_loss(texts, both).item()
     assert contrast_loss(texts, both, Beside(Taught(a, b, same=False))).item() == pytest.approx(alone, abs=1e-5)
-    assert contrast_loss(texts, both, Beside(Taught(a.flip(0), b, same=False))).item() > alone + 0.1
+    assert contrast_loss(texts, both, Beside(Taught(turned, b, same=False))).item() > alone + 0.1
 
 
 def test_an_anchor_holds_both_sides_of_parallel_text_alone():
     angle = torch.tensor([0.0, math.pi / 3])
     sides = [torch.stack([angle.cos(), angle.sin()], dim=1), torch.tensor([[1.0, 0.0], [0.0, 1.0]])]
     texts = [Texts(3 * side, None, torch.ones(2, 1, dtype=torch.bool)) for side in sides]
-    wanted = [torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]])]
+    wanted = [texts[0]._replace(dense=torch.tensor(x)) for x in ([[1.0, 0], [1, 0]], [[1.0, 0], [0, -1]])]
     contrast = Contrast(objectives=("dense",), anchor=8.0)
     alone = contrast_loss(texts, contrast).item()
     # Queries are 0 and 1/2 away, passages 0 and 2: 8 * (1/4 + 1) / 2.
     assert contrast_loss(texts, contrast, Beside(Taught(*wanted, same=True))).item() == pytest.approx(alone + 5)
     assert contrast_loss(texts, contrast, Beside(Taught(*wanted, same=False))).item() == pytest.approx(alone)
+
+
+def test_token_vectors_are_held_where_the_teacher_ranks_alike():
+    rng = np.random.default_rng(1)
+    teacher, other = ([filled(unit(rng, (6, 8)), [1, 2, 3]) for _ in range(2)] for _ in range(2))
+    contrast = Contrast(objectives=("late",), temperature=0.1, distil_temperature=0.1, hold=2.0, dims=(8, 4))
+    free = Contrast(objectives=("late",), temperature=0.1, dims=(8, 4))
+
+    def more(texts, same=True):
+        return (contrast_loss(texts, contrast, Beside(Taught(*teacher, same))) - contrast_loss(texts, free)).item()
+
+    assert more(teacher) == pytest.approx(0, abs=1e-5)
+    assert more(other, same=False) == 0
+    by_hand = []
+    for dims in (8, 4):
+        wanted = torch.softmax(maxsim(*teacher, dims) / 0.1, dim=1)
+        for side in (maxsim(other[0], teacher[1], dims), maxsim(teacher[0], other[1], dims)):
+            by_hand.append((wanted * (wanted.log() - torch.log_softmax(side / 0.1, dim=1))).sum().item() / 3)
+    assert more(other) == pytest.approx(2 * np.mean(by_hand), rel=1e-4)
 
 
 @pytest.mark.parametrize(
