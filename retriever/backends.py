@@ -36,7 +36,7 @@ BACKENDS = ("int16", "torch", "bf16", "fp16", "openvino", "openvino-int8", "onnx
 # graphics card is not busy with few.
 TOKENS = {"int16": 4096, "cpu": 2048, "card": 65536}
 # For how many shapes of batches oneDNN, by which PyTorch multiplies matrices, keeps compiled code. Nearly every batch
-# has a shape of its own; 1,024, its default, take 205 MB more after 9,000 texts, as fast; 128 cost passages 8 %.
+# has a shape of its own; 1,024, its default, take 205 MB more after 9,000 texts, as fast; 128 cost passages some 6 %.
 SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 # What to install for those that need something.
 EXTRAS = {"openvino": "openvino", "openvino-int8": "openvino", "onnx": "onnx"}

@@ -1,17 +1,14 @@
 """Make cross-lingual pairs of pairs in English and parallel text, without translating anything.
 
-    python -m retriever.training.join QA.jsonl.gz PARALLEL.jsonl.gz JOINED.jsonl.gz
+    python -m retriever.training.join QA.jsonl.gz PARALLEL.jsonl.gz JOINED.jsonl
 
 Where the passage of an English query holds a paragraph that stands in the parallel text, the query and each translation
-of that paragraph are a pair, with the source "SOURCE-joined". What is written is the same for the same input, in the
-order of the queries.
+of that paragraph are a pair, with the source "joined". What is written is the same for the same input.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import io
 import json
 import sys
 from collections import defaultdict
@@ -20,7 +17,10 @@ from pathlib import Path
 
 import regex
 
-from data.lines import json_objects
+from data.errors import PolyseekError
+from retriever.training.batches import PIVOT
+from retriever.training.examples import Meaning, Pair, Skipped, read_sources
+from retriever.training.mining import appearing
 
 # A paragraph is looked for by its first so many characters, and read on where they stand at the beginning of a word.
 _FIRST = 40
@@ -28,33 +28,35 @@ _WORD = regex.compile(r"(?<!\S)\S")
 
 
 def join(pairs: Path, parallel: Path, output: Path) -> int:
-    """Write the pairs, gzipped; return how many there are."""
-    translated: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for _, row in json_objects(parallel):
-        if len(row["en"]) >= _FIRST:
-            translated[row["en"][:_FIRST]][row["en"]].append(row["text"])
+    """Write the pairs, all of them or nothing; return how many there are.
+
+    Raises:
+        NotFoundError, InputError, UsageError: what is read is missing, broken or empty.
+    """
+    paragraphs: dict[str, list[Meaning]] = defaultdict(list)
+    for source in read_sources(parallel, Skipped()):
+        for example in source.examples:
+            if isinstance(example, Meaning) and len(example.pivot) >= _FIRST:
+                paragraphs[example.pivot[:_FIRST]].append(example)
     count = 0
-    with (
-        output.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,  # neither name nor time: the same bytes every time
-        io.TextIOWrapper(packed, encoding="utf-8") as file,
-    ):
-        for _, row in json_objects(pairs):
-            if row.get("lang") == "en":
-                for text in _inside(row["positive"], translated):
-                    told = {"query": row["query"], "positive": text, "lang": "en", "source": f"{row['source']}-joined"}
-                    file.write(json.dumps(told, ensure_ascii=False) + "\n")
-                    count += 1
+    with appearing(output) as file:
+        for source in read_sources(pairs, Skipped()):
+            for example in source.examples:
+                if isinstance(example, Pair) and example.language == PIVOT:
+                    for text in _inside(example.positive, paragraphs):
+                        told = {"query": example.query, "positive": text, "lang": PIVOT, "source": "joined"}
+                        file.write(json.dumps(told, ensure_ascii=False) + "\n")
+                        count += 1
     return count
 
 
-def _inside(passage: str, translated: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+def _inside(passage: str, paragraphs: dict[str, list[Meaning]]) -> Iterator[str]:
     """Yield the translations of the paragraphs that a passage holds."""
     for word in _WORD.finditer(passage):
         at = word.start()
-        for paragraph, texts in translated.get(passage[at : at + _FIRST], {}).items():
-            if passage.startswith(paragraph, at):
-                yield from texts
+        for meaning in paragraphs.get(passage[at : at + _FIRST], ()):
+            if passage.startswith(meaning.pivot, at):
+                yield from (text for _, text in meaning.texts)
 
 
 def main() -> None:
@@ -62,9 +64,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pairs", type=Path, help="pairs, *.jsonl.gz")
     parser.add_argument("parallel", type=Path, help="parallel sentences, *.jsonl.gz")
-    parser.add_argument("output", type=Path, help="where the joined pairs go, *.jsonl.gz")
+    parser.add_argument("output", type=Path, help="where the joined pairs go, *.jsonl")
     arguments = parser.parse_args()
-    count = join(arguments.pairs, arguments.parallel, arguments.output)
+    try:
+        count = join(arguments.pairs, arguments.parallel, arguments.output)
+    except PolyseekError as error:
+        sys.exit(str(error))
     sys.stderr.write(f"{count:,} pairs\n")
 
 

@@ -185,12 +185,13 @@ def _alike(features: Features) -> Iterator[tuple[Tensor, Features]]:
         width = int(lengths[rows[end - 1]])
         begin = max(0, end - max(1, most // width))
         own = rows[begin:end]
-        yield own, {k: v[own, :width] if _is_of(v, mask) else v for k, v in features.items()}
+        yield own, {k: _narrow(v[own], width, mask) if isinstance(v, Tensor) else v for k, v in features.items()}
         end = begin
 
 
-def _is_of(values: Any, mask: Tensor) -> bool:  # noqa: ANN401
-    return isinstance(values, Tensor) and values.shape == mask.shape
+def _narrow(values: Tensor, width: int, mask: Tensor) -> Tensor:
+    """Cut what has a column for each token."""
+    return values[:, :width] if values.shape[1:] == mask.shape[1:] else values
 
 
 def _wide(texts: Texts, width: int) -> Texts:

@@ -84,6 +84,9 @@ class Contrast:
             raise ValueError(f"objectives are dense, late or both, not {', '.join(self.objectives) or 'none'}")
         if self.list_loss not in ("kl", "margin-mse"):
             raise ValueError(f"list_loss is kl or margin-mse, not {self.list_loss}")
+        for weight, objective in (("anchor", "dense"), ("hold", "late")):
+            if getattr(self, weight) and objective not in self.objectives:
+                raise ValueError(f"{weight} needs the objective {objective}: add it, or leave {weight} out")
         if min(self.temperature, self.distil_temperature) <= 0:
             raise ValueError("temperatures are above 0")
 
@@ -164,7 +167,7 @@ class Taught(NamedTuple):
     """What the model before training makes of a batch, or of the English side of it.
 
     Attributes:
-        queries: n texts, their dense vectors of length 1.
+        queries: n texts.
         positives: n texts.
         same: both sides are one text, and so the rows are parallel text.
     """
@@ -206,7 +209,7 @@ def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside |
         taught = beside.teacher if beside else None
         if contrast.anchor and taught is not None and taught.same:
             parts += [contrast.anchor / 2 * distance(*side) for side in zip(columns[:2], taught[:2], strict=True)]
-        if contrast.hold and taught is not None and taught.same and late:
+        if contrast.hold and taught is not None and taught.same:
             parts += [contrast.hold / late * held(columns, taught, contrast, kind) for kind, _ in found[-late:]]
         return torch.stack(parts).sum()
 
@@ -223,9 +226,7 @@ def held(
 
 def distance(texts: Texts, wanted: Texts) -> Tensor:
     """Return the mean of 1 - cosine between dense vectors and those that they should be."""
-    if texts.dense is None or wanted.dense is None:
-        raise ValueError("an anchor holds dense vectors: add dense to the objectives, or leave it out")
-    return 1 - (normalize(texts.dense.float(), dim=-1) * wanted.dense).sum(dim=-1).mean()
+    return 1 - cosine(texts, wanted).diagonal().mean()
 
 
 def _one_loss(

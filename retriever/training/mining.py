@@ -195,7 +195,7 @@ def mine(
         on_progress: called with the number of queries more that are done.
     """
     known, report = _Known(sources), Mined()
-    with _appearing(output) as file:
+    with appearing(output) as file:
         for at in range(0, len(known.pairs), BATCH):
             some = known.pairs[at : at + BATCH]
             drawn = _negatives([pair for _, pair in some], engine, known, mining=mining, report=report)
@@ -247,7 +247,7 @@ def _identity(text: str) -> str:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[TextIO]:
+def appearing(path: Path) -> Iterator[TextIO]:
     """Open a file to write that takes its place when it is whole."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:

@@ -1,6 +1,9 @@
 import gzip
 import json
 
+import pytest
+
+from data.errors import InputError
 from retriever.training.join import join
 
 PARAGRAPH = "Reads the pixels of coral reefs, and writes what it has found."
@@ -31,12 +34,21 @@ def test_a_query_is_joined_with_each_translation_of_what_its_passage_holds(tmp_p
         ],
     )
     for name in ("first", "again"):
-        assert join(pairs, parallel, tmp_path / f"{name}.jsonl.gz") == 2
-    with gzip.open(tmp_path / "first.jsonl.gz", "rt", encoding="utf-8") as file:
-        found = [json.loads(line) for line in file]
+        assert join(pairs, parallel, tmp_path / f"{name}.jsonl") == 2
+    found = [json.loads(line) for line in (tmp_path / "first.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(x["query"], x["positive"]) for x in found] == [
         ("reef reader", "サンゴ礁の画素を読みます。"),
         ("reef reader", "Liest die Pixel von Korallenriffen."),
     ]
-    assert {(x["lang"], x["source"]) for x in found} == {("en", "debian-joined")}
-    assert (tmp_path / "first.jsonl.gz").read_bytes() == (tmp_path / "again.jsonl.gz").read_bytes()
+    assert {(x["lang"], x["source"]) for x in found} == {("en", "joined")}
+    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+
+
+def test_a_broken_line_is_told_and_changes_nothing(tmp_path):
+    good = rows(tmp_path / "parallel.jsonl.gz", [{"en": PARAGRAPH, "text": "Liest Pixel.", "lang": "de"}])
+    broken = rows(tmp_path / "qa.jsonl.gz", [{"query": "a", "positive": "b", "lang": "en"}, {"query": "reef"}])
+    output = tmp_path / "joined.jsonl"
+    output.write_bytes(b"before")
+    with pytest.raises(InputError, match="line 2: needs query and positive"):
+        join(broken, good, output)
+    assert output.read_bytes() == b"before"

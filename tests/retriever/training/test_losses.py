@@ -91,7 +91,7 @@ def test_an_anchor_holds_both_sides_of_parallel_text_alone():
     angle = torch.tensor([0.0, math.pi / 3])
     sides = [torch.stack([angle.cos(), angle.sin()], dim=1), torch.tensor([[1.0, 0.0], [0.0, 1.0]])]
     texts = [Texts(3 * side, None, torch.ones(2, 1, dtype=torch.bool)) for side in sides]
-    wanted = [texts[0]._replace(dense=torch.tensor(x)) for x in ([[1.0, 0], [1, 0]], [[1.0, 0], [0, -1]])]
+    wanted = [texts[0]._replace(dense=torch.tensor(x)) for x in ([[5.0, 0], [5, 0]], [[5.0, 0], [0, -5]])]
     contrast = Contrast(objectives=("dense",), anchor=8.0)
     alone = contrast_loss(texts, contrast).item()
     # Queries are 0 and 1/2 away, passages 0 and 2: 8 * (1/4 + 1) / 2.
@@ -120,7 +120,13 @@ def test_token_vectors_are_held_where_the_teacher_ranks_alike():
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({"objectives": ("sparse",)}, "dense, late"), ({"list_loss": "x"}, "kl or margin"), ({"temperature": 0.0}, "0")],
+    [
+        ({"objectives": ("sparse",)}, "dense, late"),
+        ({"list_loss": "x"}, "kl or margin"),
+        ({"temperature": 0.0}, "0"),
+        ({"objectives": ("late",), "anchor": 1.0}, "anchor needs the objective dense"),
+        ({"objectives": ("dense",), "hold": 1.0}, "hold needs the objective late"),
+    ],
 )
 def test_what_there_is_not_is_refused(values, said):
     with pytest.raises(ValueError, match=said):
