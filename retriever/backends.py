@@ -10,9 +10,10 @@ onnx          ONNX Runtime in float32
 ============= ============================================================================================
 
 The rule: on a graphics card ``fp16``; on a processor with matrix units for bfloat16 (AMX) ``bf16``, which has 16 times
-the products of float32 there; else ``int16``, which has twice as many on every x86, for models that it can compute, and
-``torch`` for the others. The bundled model makes 2.2 times as many vectors in int16 as PyTorch in float32, the same to
-five digits. OpenVINO needs AVX-512 to be as fast: a tenth slower in bfloat16 there, and 1.4 times faster in 8 bits, at
+the products of float32 there, and int16 for a question alone; else ``int16``, which has twice as many on every x86, for
+models that it can compute, and ``torch`` for the others. The bundled model makes 2.2 times as many vectors in int16 as
+PyTorch in float32, the same to five digits, and with AMX 1.8 times as many again in bfloat16. OpenVINO needs AVX-512 to
+be as fast: a tenth slower in bfloat16 there, and 1.4 times faster in 8 bits, at
 a cosine of .9986; with AVX2 alone it is slower than PyTorch in both.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 BACKENDS = ("int16", "torch", "bf16", "fp16", "openvino", "openvino-int8", "onnx")
+# In what PyTorch computes.
+FLOATS = {"torch": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Tokens in one forward pass at most. On a processor more of them leave its caches; in int16, where they are cut into
 # pieces anyway, 4,096 are shared out better than 2,048, some 4 %, and a query that comes meanwhile waits a second. A
 # graphics card is not busy with few.
@@ -51,7 +55,7 @@ class Loaded(NamedTuple):
         arithmetic: what they are computed in.
         tokens: in one forward pass at most.
         adapters: what is exchanged by a text's language.
-        packed: what a batch is filled up with is not computed, and the threads are Polyseek's own.
+        packed: batches of so many tokens at most are computed by threads of Polyseek's own, without what fills them up.
     """
 
     model: Any
@@ -59,7 +63,7 @@ class Loaded(NamedTuple):
     arithmetic: str
     tokens: int
     adapters: Adapters
-    packed: bool = False
+    packed: float = 0
 
 
 def load_model(source: str, device: str, backend: str | None) -> Loaded:
@@ -78,7 +82,7 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
 
     import torch
 
-    from retriever.bert import WholeNumberBert, suits
+    from retriever.bert import FEW, MixedBert, WholeNumberBert, suits
 
     model = _model_class(source)(source, device=device)
     model.eval()
@@ -95,11 +99,13 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
             raise ValueError("int16 computes BERT, RoBERTa and XLM-RoBERTa on a CPU alone: choose another backend")
         case "int16":
             adapters.computed_by(WholeNumberBert)
-            return Loaded(model, weights, "int16", TOKENS["int16"], adapters, packed=True)
+            return Loaded(model, weights, "int16", TOKENS["int16"], adapters, packed=math.inf)
         case "torch" | "bf16" | "fp16":
-            kind = {"torch": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
-            tokens = TOKENS["cpu" if on_processor else "card"]
-            return Loaded(model.to(kind), weights, str(kind).removeprefix("torch."), tokens, adapters)
+            mixed = chosen == "bf16" and fits and not adapters.names
+            if mixed:
+                model[0].model = MixedBert(model[0].model)
+            kind, tokens = FLOATS[chosen], TOKENS["cpu" if on_processor else "card"]
+            return Loaded(model.to(getattr(torch, kind)), weights, kind, tokens, adapters, packed=FEW if mixed else 0)
     if not on_processor:
         raise ValueError(f"{chosen} computes on a CPU alone: leave --device out or choose another backend")
     if adapters.names:

@@ -1,5 +1,6 @@
 """BERT and its kin in whole numbers, in the place of the PyTorch model: twice as fast on a processor without AMX.
 
+With AMX it is so for a question alone, and :class:`MixedBert` leaves the rest to PyTorch in bfloat16.
 The layers are computed by `retriever.kernels`; what comes before, and after, is PyTorch's or NumPy's.
 """
 
@@ -22,6 +23,8 @@ from retriever.lanes import MOST, WEIGHT, WIDTH
 KINDS = ("bert", "xlm-roberta", "roberta")
 # Tokens in one piece: what lies between two layers stays in the second- and third-level cache.
 PIECE = 128
+# Tokens of a batch that :class:`MixedBert` computes in whole numbers.
+FEW = 48
 
 
 class WholeNumberBert(torch.nn.Module):
@@ -40,9 +43,9 @@ class WholeNumberBert(torch.nn.Module):
         with torch.inference_mode():
             embedded = self._embeddings(input_ids=input_ids)
         lengths = mask.sum(dim=1).numpy()
-        packed = np.ascontiguousarray(embedded[mask].numpy(), np.float32)
-        hidden = torch.zeros(embedded.shape)
-        hidden[mask] = torch.from_numpy(self._encode(packed, lengths))
+        packed = np.ascontiguousarray(embedded[mask].float().numpy())
+        hidden = torch.zeros(embedded.shape, dtype=embedded.dtype)
+        hidden[mask] = torch.from_numpy(self._encode(packed, lengths)).to(embedded.dtype)
         return BaseModelOutput(last_hidden_state=hidden)
 
     def _encode(self, tokens: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -76,6 +79,24 @@ class WholeNumberBert(torch.nn.Module):
 
         share([*range(len(pieces))] * (os.cpu_count() or 1), work)
         return tokens
+
+
+class MixedBert(torch.nn.Module):
+    """A model as it is, and in whole numbers where a batch has no more than :data:`FEW` tokens.
+
+    In bfloat16, with matrix units, a batch takes half of the time; of a question alone most is what PyTorch does
+    between the products.
+    """
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        """Take a model in float32 that :func:`suits`; it may be converted afterwards, with this around it."""
+        super().__init__()
+        self.config = model.config
+        self._few, self._many = WholeNumberBert(model), model
+
+    def forward(self, input_ids: torch.Tensor, **rest: Any) -> Any:  # noqa: ANN401
+        """Return what one of the two makes of tokens (B, T)."""
+        return (self._few if input_ids.numel() <= FEW else self._many)(input_ids=input_ids, **rest)
 
 
 def suits(transformer: Any) -> bool:  # noqa: ANN401

@@ -218,7 +218,7 @@ class Encoder:
     ) -> list[_Encoded]:
         """Encode each of the texts that differ: windows of all texts, sorted by length, in batches."""
         encoded: dict[int, _Encoded] = {}
-        for batch in tokenized.batches(self._tokens, self._batch_size, fills=not self._packed):
+        for batch in tokenized.batches(self._tokens, self._batch_size, fills=self._packed < self._tokens):
             features = tokenized.features(batch, self._model.tokenizer)
             adapter = tokenized.windows[batch[0]].adapter
             encoded.update(zip(batch, self._forward(features, task, adapter), strict=True))
@@ -232,7 +232,8 @@ class Encoder:
     def _forward(self, features: dict[str, Any], task: str, adapter: str) -> list[_Encoded]:
         """Run one batch through the model."""
         ids = features["input_ids"]
-        with self._lock, torch.inference_mode(), _one_thread() if self._packed else nullcontext():
+        few = ids.numel() <= self._packed
+        with self._lock, torch.inference_mode(), _one_thread() if few else nullcontext():
             self._adapters.use(adapter)
             features = {k: v.to(self._model.device) if hasattr(v, "to") else v for k, v in features.items()}
             features = self._model(features, task=task)

@@ -59,6 +59,16 @@ def test_vectors_are_those_of_pytorch(tiny, tiny_folder, backend, cache):
         assert (ours.dense.dtype, ours.late.values.dtype) == (np.float32, np.float32)
 
 
+def test_a_question_alone_in_bfloat16_is_that_of_a_batch(tiny_folder):
+    encoder = Encoder.load(str(tiny_folder), backend="bf16")
+    questions = [f"what turns coral reef number {n} white, and why there?" for n in range(30)]
+    together = encoder.encode_queries(questions)
+    encoder.forget(questions)
+    alone = [encoder.encode_queries([question]) for question in questions]
+    assert cosines(np.concatenate([one.dense for one in alone]), together.dense).min() > 0.999
+    assert cosines(np.concatenate([one.late.values for one in alone]), together.late.values).mean() > 0.999
+
+
 @pytest.mark.parametrize("backend", ["bf16", "openvino", "onnx"])
 def test_models_of_late_interaction_alone(tiny_late, late_folder, backend, cache):
     ours, floats = (

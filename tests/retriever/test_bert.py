@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 from data.errors import EncoderError
 from index.compiling import compiled
 from retriever import attention, bert, kernels, lanes
-from retriever.bert import WholeNumberBert, suits
+from retriever.bert import FEW, MixedBert, WholeNumberBert, suits
 from retriever.encoder import Encoder, _one_thread
 from tests.tiny import write_sentence_model
 
@@ -88,6 +88,25 @@ def test_a_text_gets_the_same_bytes_whatever_stands_beside_it():
     together = hidden(model, ids, mask)
     apart = np.concatenate([hidden(model, ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))])
     assert together.tobytes() == apart.tobytes()
+
+
+def test_a_question_alone_is_computed_in_whole_numbers_and_a_batch_as_the_model_is():
+    model = made()
+    mixed, whole = MixedBert(model), WholeNumberBert(model)
+    for lengths, same in [([FEW], whole), ([FEW // 2, 3], whole), ([FEW + 1], model), ([FEW // 2 + 1] * 2, model)]:
+        batch = asked(lengths)
+        assert hidden(mixed, *batch).tobytes() == hidden(same, *batch).tobytes()
+
+
+def test_whole_numbers_among_modules_in_bfloat16():
+    model = made()
+    ids, mask = asked([20, 9])
+    wanted = hidden(model, ids, mask)
+    mixed = MixedBert(model).to(torch.bfloat16)
+    with torch.inference_mode():
+        found = mixed(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert found.dtype == torch.bfloat16
+    assert cosines(found.float().numpy()[mask.bool().numpy()], wanted).min() > 0.999
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
