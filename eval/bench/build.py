@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -119,8 +118,7 @@ def _build(dataset: Path, folder: Path, count: int) -> None:
         folder,
         on_progress=lambda progress: print(json.dumps(progress._asdict()), flush=True),
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told = {"added": report.added, "tokens": report.tokens, "documents": report.total, "peak_rss_mb": peak}
+    told = {"added": report.added, "tokens": report.tokens, "documents": report.total, "peak_rss_mb": results.peak_mb()}
     print(json.dumps({**told, "seconds": time.perf_counter() - started}), flush=True)
 
 

@@ -2,14 +2,13 @@
 
     python -m eval.bench.encoders SYSTEM FOLDER
 
-FOLDER has ``texts.json`` and gets ``SYSTEM.npy``, the vectors. It needs nothing of Polyseek but for Polyseek's own
-rows, so that it runs in the environment of another release of Sentence Transformers too.
+FOLDER has ``texts.json`` and gets ``SYSTEM.npy``, the vectors. But for Polyseek's own rows it needs NumPy and Sentence
+Transformers alone, so that it runs in the environment of another release of the latter too.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eval.bench import results
 
 PASSES = 2
 # What Sentence Transformers takes for a model with the mean of all tokens: its releases name modules differently.
@@ -44,9 +45,8 @@ def main() -> None:
         question(text)
         single.append(1e3 * (time.perf_counter() - started))
     np.save(folder / f"{system}.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     p50, p95 = (float(np.percentile(single, share)) for share in (50, 95))
-    print(json.dumps({"seconds": min(times), "ms_p50": p50, "ms_p95": p95, "peak_mb": peak}))
+    print(json.dumps({"seconds": min(times), "ms_p50": p50, "ms_p95": p95, "peak_mb": results.peak_mb()}))
 
 
 def _loaded(system: str, checkpoint: Path, folder: Path) -> tuple[Encode, Callable[[str], Any]]:

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,15 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = FOLDER) -
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(table(rows), encoding="utf-8")
     return path
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has held, in MB, pages of mapped files included."""
+    try:  # what getrusage tells on Linux begins with what the process that started this one held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

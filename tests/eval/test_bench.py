@@ -1,6 +1,7 @@
 """The benchmarks run, on little, and what they write is what is measured."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_the_late_benchmark_measures_every_setting(tmp_path, monkeypatch, capsys
         np.testing.assert_allclose(np.linalg.norm(kept["queries"], axis=1), 1, atol=1e-4)
         assert kept["relevant"][:, 0].max() < len(kept["query_offsets"]) - 1
         assert kept["relevant"][:, 1].max() < len(kept["offsets"]) - 1
+
+
+def test_memory_is_that_of_the_process_itself_and_not_of_the_one_that_started_it():
+    held = np.ones(50_000_000)  # 400 MB
+    code = (
+        "from eval.bench.results import peak_mb; before = peak_mb(); x = b'1' * 100_000_000; print(before, peak_mb())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=DEMO.parents[1])
+    before, after = map(float, told.stdout.split())
+    assert before < 200
+    assert 90 < after - before < 110
+    assert results.peak_mb() > 400
+    del held
 
 
 def test_the_bm25_benchmark_finds_what_bm25s_finds(tmp_path, monkeypatch):
