@@ -12,9 +12,8 @@ onnx          ONNX Runtime in float32
 The rule: on a graphics card ``fp16``; on a processor with matrix units for bfloat16 (AMX) ``bf16``, which has 16 times
 the products of float32 there, and int16 for a question alone; else ``int16``, which has twice as many on every x86, for
 models that it can compute, and ``torch`` for the others. The bundled model makes 2.2 times as many vectors in int16 as
-PyTorch in float32, the same to five digits, and with AMX 1.8 times as many again in bfloat16. OpenVINO needs AVX-512 to
-be as fast: a tenth slower in bfloat16 there, and 1.4 times faster in 8 bits, at
-a cosine of .9986; with AVX2 alone it is slower than PyTorch in both.
+PyTorch in float32, the same to five digits. OpenVINO needs AVX-512 to be as fast: a tenth slower in bfloat16 there, and
+1.4 times faster in 8 bits, at a cosine of .9986; with AVX2 alone it is slower than PyTorch in both.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from retriever.lanes import MOST, WEIGHT, WIDTH
 KINDS = ("bert", "xlm-roberta", "roberta")
 # Tokens in one piece: what lies between two layers stays in the second- and third-level cache.
 PIECE = 128
-# Tokens of a batch that :class:`MixedBert` computes in whole numbers.
+# Tokens of a batch that :class:`MixedBert` computes in whole numbers: about where both take the same time.
 FEW = 48
 
 
@@ -84,8 +84,7 @@ class WholeNumberBert(torch.nn.Module):
 class MixedBert(torch.nn.Module):
     """A model as it is, and in whole numbers where a batch has no more than :data:`FEW` tokens.
 
-    In bfloat16, with matrix units, a batch takes half of the time; of a question alone most is what PyTorch does
-    between the products.
+    With matrix units a batch is faster in bfloat16; of a question alone most is what PyTorch does between the products.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401

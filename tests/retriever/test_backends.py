@@ -12,6 +12,7 @@ from data.errors import EncoderError, UsageError
 from index.manifest import check_fingerprint
 from retriever import backends as module
 from retriever.backends import BACKENDS
+from retriever.bert import FEW
 from retriever.encoder import Encoder
 
 TEXTS = [
@@ -61,7 +62,9 @@ def test_vectors_are_those_of_pytorch(tiny, tiny_folder, backend, cache):
 
 def test_a_question_alone_in_bfloat16_is_that_of_a_batch(tiny_folder):
     encoder = Encoder.load(str(tiny_folder), backend="bf16")
-    questions = [f"what turns coral reef number {n} white, and why there?" for n in range(30)]
+    questions = [f"what turns coral reef number {n} white?" for n in range(30)]
+    tokens = [window.tokens for window in encoder.tokenize(questions).windows]
+    assert max(tokens) <= FEW < sum(tokens)
     together = encoder.encode_queries(questions)
     encoder.forget(questions)
     alone = [encoder.encode_queries([question]) for question in questions]
