@@ -42,6 +42,8 @@ from index.storage import read_array
 
 # Tokens that are decoded at a time: 8 MB with 128 dims.
 CHUNK = 1 << 14
+# Texts that are decoded at a time.
+TAKEN = 256
 # Texts that are scored by their cells, for each that is scored by its nearest tokens; and texts whose codes are all
 # compared, for each that is wanted. Recall@10 on XQuAD-R in two segments: 2 and 3 .9605, 3 and 3 .9605, 3 and 2 .9590.
 INTERACT, FINAL = 3, 3
@@ -143,8 +145,8 @@ class CodedTokens:
 
     def take(self, texts: NDArray[np.integer]) -> Ragged:
         """Return the vectors of the chosen texts as the encoder made them, but for the rounding, float16."""
-        parts = [self._raw(int(text), int(text) + 1) for text in texts]
-        return Ragged.of([part.values for part in parts], self.dims)
+        parts = [self._raw(texts[at : at + TAKEN]) for at in range(0, len(texts), TAKEN)]
+        return Ragged.of([part[i] for part in parts for i in range(len(part))], self.dims)
 
     def pieces(self, texts: NDArray[np.integer]) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]:
         """Return the codes, widths and lengths of the chosen texts' tokens."""
@@ -160,12 +162,12 @@ class CodedTokens:
         first = 0
         while first < len(self):
             last = max(int(np.searchsorted(self.offsets, self.offsets[first] + CHUNK, side="right")) - 1, first + 1)
-            yield first, self._raw(first, last)
+            yield first, self._raw(np.arange(first, last))
             first = last
 
     def warm(self) -> None:
         """Search once, so that the kernels are compiled when the first query comes: about 15 s on a new machine."""
-        tokens = self._raw(0, min(len(self), 8)).values[:1].astype(np.float32)
+        tokens = self._raw(np.arange(min(len(self), 8))).values[:1].astype(np.float32)
         everything = np.ones(len(self), np.bool_)
         query = Ragged(tokens, np.array([0, len(tokens)], np.int64))
         for neutral in (True, False):
@@ -282,20 +284,16 @@ class CodedTokens:
         sample = self.coded.lengths[:: max(1, len(self.coded.lengths) // 4096)]
         return np.float32(max(sample.mean(dtype=np.float64) / packing.FIXED, 1e-6))
 
-    def _raw(self, first: int, last: int) -> Ragged:
-        """Return the vectors of the texts from ``first`` to ``last`` as the encoder made them."""
-        begin, end = int(self.offsets[first]), int(self.offsets[last])
-        values = self._directions(begin, end) @ self.rotation.T
-        values *= (self.coded.lengths[begin:end] / np.float32(packing.FIXED)).astype(np.float32)[:, None]
-        lengths = np.diff(self.offsets[first : last + 1])
-        values += self.frame[np.repeat(self.coded.languages[first:last], lengths)]
-        return Ragged(values.astype(np.float16), self.offsets[first : last + 1] - begin)
-
-    def _directions(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Return the vectors of tokens as they are compared, rotated."""
-        values = np.empty((end - begin, self.rotation.shape[1]), np.float32)
-        packing.decode(self.coded.codes[begin:end], self.bits, self.coded.widths[begin:end], values)
-        return values
+    def _raw(self, texts: NDArray[np.integer]) -> Ragged:
+        """Return the vectors of the chosen texts as the encoder made them."""
+        codes, widths, lengths = self.pieces(texts)
+        values = np.empty((len(codes), self.rotation.shape[1]), np.float32)
+        packing.decode(codes, self.bits, widths, values)
+        values = values @ self.rotation.T
+        values *= (lengths / np.float32(packing.FIXED)).astype(np.float32)[:, None]
+        tokens = self.offsets[texts + 1] - self.offsets[texts]
+        values += self.frame[np.repeat(self.coded.languages[texts], tokens)]
+        return Ragged(values.astype(np.float16), np.concatenate([[0], np.cumsum(tokens)]))
 
 
 def _greatest(rows: Rows, scores: NDArray[np.float32], most: int) -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise, repeat
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.inverted import InvertedFile
+from index.levels import Levels
 from index.ranking import NOTHING, Ranked, Rows, Scores, best, settle
 from index.vectors import VectorRows, groups
 
@@ -49,6 +51,11 @@ class DenseView:
         self._inverted = inverted
         self._flat: dict[bool, tuple[_Flat, list[NDArray[np.bool_] | None]]] = {}
         self._lock = threading.Lock()
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """What scores lose beyond the centroids; None in a collection of one language."""
+        return Levels.measure(self._rows, lambda a, b: np.asarray(a.values @ b.values.T, np.float32))
 
     def search(
         self,

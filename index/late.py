@@ -6,11 +6,12 @@ Large segments are coded and searched by `index.coded`; the rest is small enough
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from index.coded import CodedTokens, LateSearch
+from index.levels import Levels
 from index.maxsim import maxsim
 from index.ragged import Ragged
 from index.ranking import NOTHING, Ranked, Rows, Scores, best, settle
@@ -34,6 +35,16 @@ class LateView:
     def __init__(self, rows: VectorRows) -> None:
         """Take the rows of the view; nothing is read yet."""
         self._rows = rows
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """What scores lose beyond the centroids, for each token of a query; None in a collection of one language."""
+
+        def score(texts: Ragged, passages: Ragged) -> Scores:
+            lengths = np.maximum(np.diff(texts.offsets), 1).astype(np.float32)
+            return maxsim(texts, passages) / lengths[:, None]
+
+        return Levels.measure(self._rows, score)
 
     def search(
         self,

@@ -59,6 +59,18 @@ class VectorRows:
                 start = stop
             base += len(part)
 
+    def read(self, rows: Rows, *, neutral: bool) -> Ragged:
+        """Return the vectors of sorted ``rows`` as float32, those of coded segments decoded."""
+        offsets = self._offsets() if neutral and self.centroids.neutral else None
+        texts, base = [], 0
+        for part in self.parts:
+            inside = rows[np.searchsorted(rows, base) : np.searchsorted(rows, base + len(part))] - base
+            if len(inside):
+                taken = self._read(part, inside, base, offsets)
+                texts += [taken[i] for i in range(len(taken))]
+            base += len(part)
+        return Ragged.of(texts, self.parts[0].dims)
+
     def queries(self, values: NDArray[np.floating], owner: Sequence[str], *, neutral: bool) -> NDArray[np.float32]:
         """Return query vectors (T, d) as they are compared: without their language's offset, unit length."""
         vectors = np.array(values, np.float32)
@@ -71,9 +83,9 @@ class VectorRows:
     def _offsets(self) -> NDArray[np.float32]:
         return np.stack([self.centroids.offset(x) for x in self.languages])
 
-    def _read(self, part: Ragged, chosen: Rows, base: int, offsets: NDArray[np.float32] | None) -> Ragged:
+    def _read(self, part: Ragged | CodedTokens, chosen: Rows, base: int, offsets: NDArray[np.float32] | None) -> Ragged:
         whole = len(chosen) == chosen[-1] - chosen[0] + 1
-        if whole:  # neighbours: no gathering
+        if whole and isinstance(part, Ragged):  # neighbours: no gathering
             span = part.offsets[chosen[0] : chosen[-1] + 2]
             taken = Ragged(part.values[span[0] : span[-1]], span - span[0])
         else:

@@ -12,6 +12,8 @@ import numpy as np
 from data.records import Hit, Query, check_string
 from index.analysis import query_terms
 from index.bm25 import Bm25Parameters
+from index.levels import DEPTH as LEVELLED
+from index.levels import Levels
 from index.ranking import Ranked, Rows, best
 from index.segment import Vectors
 from index.snapshot import Snapshot
@@ -124,8 +126,10 @@ class DenseRanker:
         vectors = self.sources.vectors(queries).dense
         if vectors is None:
             raise ValueError("this encoder makes no dense vectors")
-        languages = [q.lang for q in queries]
-        return self.sources.snapshot.dense.search(vectors, languages, k, neutral=self.neutral, within=within)
+        view, languages = self.sources.snapshot.dense, [q.lang for q in queries]
+        levels = view.levels if self.neutral else None
+        found = view.search(vectors, languages, _deep(k, levels), neutral=self.neutral, within=within)
+        return _lowered(found, levels, languages, [1] * len(queries), k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,24 @@ class LateRanker:
         vectors = self.sources.vectors(queries).late
         if vectors is None:
             raise ValueError("this encoder makes no token vectors")
-        languages = [q.lang for q in queries]
-        return self.sources.snapshot.late.search(vectors, languages, k, neutral=self.neutral, within=within)
+        view, languages = self.sources.snapshot.late, [q.lang for q in queries]
+        levels = view.levels if self.neutral else None
+        found = view.search(vectors, languages, _deep(k, levels), neutral=self.neutral, within=within)
+        return _lowered(found, levels, languages, np.diff(vectors.offsets).tolist(), k)
+
+
+def _deep(k: int, levels: Levels | None) -> int:
+    """Return how deep to look, so that what levels bring forward is among the best ``k``."""
+    return k if levels is None or k <= 0 else max(k, LEVELLED)
+
+
+def _lowered(
+    found: list[Ranked], levels: Levels | None, languages: Sequence[str], tokens: Sequence[int], k: int
+) -> list[Ranked]:
+    """Rank anew what a view found, with the levels of languages gone."""
+    if levels is None:
+        return found
+    return [levels.lower(*one, k) for one in zip(found, languages, tokens, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
