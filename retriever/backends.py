@@ -78,8 +78,7 @@ def load_model(source: str, device: str, backend: str | None) -> Loaded:
         ValueError: a backend that cannot compute this model, or not on this device.
         Exception: whatever the libraries raise.
     """
-    for name, many in SHAPES.items():
-        os.environ.setdefault(name, many)  # read when PyTorch first multiplies matrices
+    os.environ.update(SHAPES | os.environ)  # read when PyTorch first multiplies matrices
 
     import torch
 

@@ -1,5 +1,6 @@
 """Every backend makes the vectors that PyTorch makes in float32, as near as its arithmetic allows."""
 
+import os
 import subprocess
 import sys
 
@@ -154,3 +155,32 @@ def test_standard_output_carries_no_word_of_a_conversion(tiny_folder, tmp_path):
     )  # fmt: skip
     assert told.stdout == ""
     assert list(tmp_path.rglob("openvino-int8-*"))
+
+
+GROWS = """
+import sys
+from retriever.encoder import Encoder, _give_back
+
+encoder = Encoder.load(sys.argv[1], backend="bf16")
+
+def own_kb(lengths):
+    for length in lengths:
+        for texts in (1, 2, 3):
+            encoder.encode_documents([" ".join(["reef"] * length) + f" {i}" for i in range(texts)])
+    _give_back()
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+own_kb(range(20, 60))
+first = own_kb(range(60, 120))
+print(own_kb(range(120, 180)) - first)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_every_shape_of_a_batch(tiny_folder):
+    clean = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    told = subprocess.run(
+        [sys.executable, "-c", GROWS, str(tiny_folder)], check=True, capture_output=True, text=True, env=clean
+    )
+    assert int(told.stdout) < 2000  # 4,100 with PyTorch's own 1,024 shapes
