@@ -40,7 +40,7 @@ FLOATS = {"torch": "float32", "bf16": "bfloat16", "fp16": "float16"}
 TOKENS = {"int16": 4096, "cpu": 2048, "card": 65536}
 # For how many shapes of batches oneDNN, by which PyTorch multiplies matrices, keeps compiled code, and PyTorch what it
 # prepared of it. Nearly every batch has a shape of its own: with 1,024, their defaults, an encoder holds more with
-# every thousand texts; 64 of both are 240 MB less after 4,000 than 256 and 1,024, no more from then on, and as fast.
+# every thousand texts; 64 of both are 240 MB less after 4,000 than 256 and 1,024, and no more from then on.
 SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 # What to install for those that need something.
 EXTRAS = {"openvino": "openvino", "openvino-int8": "openvino", "onnx": "onnx"}
