@@ -171,12 +171,19 @@ class Centroids:
 
     def offset(self, language: str) -> Vector:
         """Return what a vector of ``language`` loses, (d,) float32; "" is a text of unknown language."""
-        mean = self._mean
+        return (self._mean_of(language) - self.alpha * self._mean).astype(np.float32)
+
+    def mean(self, language: str) -> Vector:
+        """Return mu_l, (d,) float32; the mean of all languages for an unknown one."""
+        return self._mean_of(language).astype(np.float32)
+
+    def _mean_of(self, language: str) -> NDArray[np.float64]:
+        mean: NDArray[np.float64] = self._mean
         if language in self._means:
             mean = self._means[language]
         elif language in self._shipped:
             mean = self._prior(language)
-        return (mean - self.alpha * self._mean).astype(np.float32)
+        return mean
 
     def _shipped_mean(self, languages: Sequence[str], shares: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return S over the languages that ship, or None where none of them does."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from index.inverted import InvertedFile
 from index.levels import Levels
 from index.ranking import NOTHING, Ranked, Rows, Scores, best, settle
+from index.regularization import regularize
 from index.vectors import VectorRows, groups
 
 # FAISS sums in float32, in an order that depends on the number of queries and on filters: the cosine of the same two
@@ -56,6 +57,28 @@ class DenseView:
     def levels(self) -> Levels | None:
         """What scores lose beyond the centroids; None in a collection of one language."""
         return Levels.measure(self._rows, lambda a, b: np.asarray(a.values @ b.values.T, np.float32))
+
+    def regularize(self, ranked: Ranked, depth: int, k: int) -> Ranked:
+        """Return the ``k`` best after the first ``depth`` hits were averaged with their translations.
+
+        In a collection of one language those are the hits as they came. What is deeper stays below.
+        """
+        rows = ranked.rows[:depth]
+        if not self._rows.centroids.neutral or not len(rows):
+            return Ranked(ranked.rows[:k], ranked.scores[:k])
+        order = np.argsort(rows)
+        vectors = np.empty((len(rows), self._rows.parts[0].dims), np.float32)
+        vectors[order] = self._rows.centred(rows[order]).values
+        known = np.array([bool(language) for language in self._rows.languages])
+        codes = self._rows.codes[rows]
+        scores = regularize(
+            ranked.scores[:depth], vectors, np.where(known[codes], codes, -1), self._rows.centroids.alpha
+        )
+        first = best(rows, scores, k, id_order=self._rows.id_order)
+        rest = slice(depth, max(k, depth))
+        return Ranked(
+            np.concatenate([first.rows, ranked.rows[rest]]), np.concatenate([first.scores, ranked.scores[rest]])
+        )
 
     def search(
         self,

@@ -61,7 +61,16 @@ class VectorRows:
 
     def read(self, rows: Rows, *, neutral: bool) -> Ragged:
         """Return the vectors of sorted ``rows`` as float32, those of coded segments decoded."""
-        offsets = self._offsets() if neutral and self.centroids.neutral else None
+        return self._texts(rows, self._offsets() if neutral and self.centroids.neutral else None)
+
+    def centred(self, rows: Rows) -> Ragged:
+        """Return the unit vectors of sorted ``rows`` without the whole mean of their language."""
+        means = np.zeros((len(self.languages), self.parts[0].dims), np.float32)
+        for code in np.unique(self.codes[rows]):
+            means[code] = self.centroids.mean(self.languages[code])
+        return self._texts(rows, means)
+
+    def _texts(self, rows: Rows, offsets: NDArray[np.float32] | None) -> Ragged:
         texts, base = [], 0
         for part in self.parts:
             inside = rows[np.searchsorted(rows, base) : np.searchsorted(rows, base + len(part))] - base

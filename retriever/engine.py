@@ -31,6 +31,7 @@ from retriever.retrievers import (
     Fusion,
     LateRanker,
     Ranker,
+    Regularized,
     Retriever,
     Search,
     Sources,
@@ -218,7 +219,8 @@ class Engine:
         lexical = concentration(sources.snapshot.language_counts) ** 2 if neutral else 1.0
         weights = {"bm25": lexical, "dense": 1.0, "late": 1.0}
         parts = [(self._ranker(sources, view, neutral, share), weights[view]) for view in self.views]
-        return Fusion(sources, parts)
+        fusion = Fusion(sources, parts)
+        return Regularized(sources, fusion) if neutral and "dense" in self.views else fusion
 
 
 def stages(using: str, offered: Sequence[str] = MODES) -> list[tuple[str, int | None]]:

@@ -186,6 +186,19 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Regularized:
+    """The best of another ranker, scores averaged over translations, see `index.regularization`."""
+
+    sources: Sources
+    ranker: Ranker
+
+    def rank(self, queries: Sequence[Query], k: int, within: Sequence[Rows] | None) -> list[Ranked]:
+        """Rank its best 100 anew; what it finds beyond stays as it is."""
+        view, found = self.sources.snapshot.dense, self.ranker.rank(queries, max(k, DEPTH), within)
+        return [view.regularize(ranked, DEPTH, k) for ranked in found]
+
+
+@dataclass(frozen=True, slots=True)
 class Cascade:
     """A first stage, then another ranker within what it found.
 

@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 from data.errors import UsageError
@@ -46,6 +47,9 @@ class Mixing:
     Attributes:
         rows: of a batch.
         languages: of a batch of parallel text, English included where it is drawn.
+        versions: rows that one meaning has in a batch of parallel text, each in two languages drawn for it.
+        pivot: the chance that English is put on one side of a row of parallel text; beside that it is one language of
+            many.
         smoothing: a, the exponent of the number of examples; 1 draws in proportion, 0 all alike.
         parallel: the share of batches that are parallel text, where there is other text too.
         negatives: hard negatives of each row, where the pairs have as many.
@@ -55,11 +59,20 @@ class Mixing:
 
     rows: int = 64
     languages: int = 5
+    versions: int = 1
+    pivot: float = 0.0
     smoothing: float = 0.5
     parallel: float = 0.6
     negatives: int = 0
     text: float = 0.3
     mixed: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse batches with nothing to tell apart, and what is no chance."""
+        if self.versions < 1 or (self.versions > 1 and 2 * self.versions > self.rows):
+            raise ValueError(f"versions = {self.versions} of rows = {self.rows}: two meanings at least, of one or more")
+        if not 0 <= self.pivot <= 1:
+            raise ValueError(f"pivot = {self.pivot} is a chance, from 0 to 1")
 
 
 class Mixer:
@@ -103,7 +116,8 @@ class Mixer:
         if self._mixing.mixed and isinstance(sources[0].examples[0], Passage):
             near = self._everywhere(sources)
         else:
-            near = self._neighbours(self._drawn(sources, 1)[0].examples)
+            versions = self._mixing.versions if isinstance(sources[0].examples[0], Meaning) else 1
+            near = self._neighbours(self._drawn(sources, 1)[0].examples, -(-self._mixing.rows // versions))
         if isinstance(near[0], Meaning):
             return self._distinct(self._translations([e for e in near if isinstance(e, Meaning)]))
         if isinstance(near[0], Passage):
@@ -111,12 +125,12 @@ class Mixer:
         return self._distinct([self._answered(e) for e in near if isinstance(e, Pair)])
 
     def _drawn(self, sources: Sequence[Source], count: int) -> list[Source]:
-        weights = [len(source.examples) ** self._mixing.smoothing for source in sources]
+        weights = [source.weight * len(source.examples) ** self._mixing.smoothing for source in sources]
         return self._random.choices(sources, weights, k=count)
 
-    def _neighbours(self, examples: Sequence[Example]) -> list[Example]:
-        """Return examples from one stretch of a source, in random order."""
-        width = min(len(examples), SPREAD * self._mixing.rows)
+    def _neighbours(self, examples: Sequence[Example], count: int) -> list[Example]:
+        """Return examples from one stretch of a source, some more than are wanted, in random order."""
+        width = min(len(examples), SPREAD * count)
         first = self._random.randrange(len(examples) - width + 1)
         return self._random.sample(list(examples[first : first + width]), width)
 
@@ -144,10 +158,12 @@ class Mixer:
         rows = []
         for meaning in near:
             texts = [text for language, text in ((PIVOT, meaning.pivot), *meaning.texts) if language in chosen]
-            if len(texts) > 1:
-                query, positive = self._random.sample(texts, 2)
-                rows.append(Row(query, positive, (), meaning.pivot, meaning.pivot))
-        if len(rows) < 2:  # rare languages that share no sentence
+            for _ in range(self._mixing.versions if len(texts) > 1 else 0):
+                two = self._random.sample(texts, 2)
+                if self._mixing.pivot > self._random.random() and meaning.pivot not in two:
+                    two[self._random.randrange(2)] = meaning.pivot
+                rows.append(Row(two[0], two[1], (), meaning.pivot, meaning.pivot))
+        if len({row.asked for row in rows}) < 2:  # rare languages that share no sentence
             texts_of = [[meaning.pivot, *(text for _, text in meaning.texts)] for meaning in near]
             drawn = [(*self._random.sample(texts, 2), texts[0]) for texts in texts_of]
             rows = [Row(query, positive, (), pivot, pivot) for query, positive, pivot in drawn]
@@ -161,14 +177,23 @@ class Mixer:
         return Row(pair.query, pair.positive, negatives, pair.query, pair.positive, scores)
 
     def _distinct(self, rows: Sequence[Row]) -> list[Row]:
-        """Leave out rows whose query or passage stands in the batch already: it would be right and wrong at once."""
+        """Leave out rows whose query or passage stands in the batch already: it would be right and wrong at once.
+
+        The versions of one meaning are right for each other, and stay.
+        """
         kept: list[Row] = []
         seen: set[str] = set()
-        for row in rows:
-            own = {letters(row.query), letters(row.positive), letters(row.asked), letters(row.found)}
-            if not own & seen:
-                seen |= own
-                kept.append(row)
-            if len(kept) == self._mixing.rows:
-                break
+
+        def meaning(numbered: tuple[int, Row]) -> str | int:
+            number, row = numbered
+            return row.asked if row.asked == row.found and row.query != row.positive else number
+
+        for _, versions in groupby(enumerate(rows), meaning):
+            new: set[str] = set()
+            for _, row in versions:
+                own = {letters(row.query), letters(row.positive), letters(row.asked), letters(row.found)}
+                if not own & seen and len(kept) < self._mixing.rows:
+                    new |= own
+                    kept.append(row)
+            seen |= new
         return kept

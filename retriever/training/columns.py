@@ -39,7 +39,7 @@ def dataset(batches: Sequence[Sequence[Row]], model: Any, recipe: Recipe) -> Any
     for place in range(recipe.mixing.negatives):
         texts = [row.negatives[place] if place < len(row.negatives) else "" for row in rows]
         columns[f"negative_{place + 1}"] = [passage + text for text in texts]
-    if recipe.contrast.distil or recipe.contrast.anchor or recipe.contrast.hold:
+    if recipe.contrast.taught:
         columns["asked"] = [query + row.asked for row in rows]
         columns["found"] = [passage + row.found for row in rows]
     if recipe.contrast.lists:

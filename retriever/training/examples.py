@@ -89,10 +89,12 @@ class Source:
     Attributes:
         name: of the file, with the rows' own ``source`` where they have one.
         examples: pairs, meanings, or passages of one language.
+        weight: how often it is drawn, times what its size makes of it.
     """
 
     name: str
     examples: list[Pair] | list[Meaning] | list[Passage]
+    weight: float = 1.0
 
 
 @dataclass(slots=True)

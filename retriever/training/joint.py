@@ -82,10 +82,14 @@ class JointLoss(nn.Module):
     def taught(self, sentence_features: Iterable[Features]) -> tuple[list[Features], Taught | None]:
         """Return the columns without those of the teacher, and what it says of them."""
         columns = list(sentence_features)
-        if not (self.contrast.distil or self.contrast.anchor or self.contrast.hold):
+        if not self.contrast.taught:
             return columns, None
         *columns, asked, found = columns
-        return columns, self._teacher(asked, found)
+        taught = self._teacher(asked, found)
+        if self.contrast.keep:
+            same = [_same_text(*sides) for sides in zip(columns[:2], (asked, found), strict=True)]
+            taught = taught._replace(own=(same[0], same[1]))
+        return columns, taught
 
     def compare(self, columns: Sequence[Features], loss: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
         """Return the loss of columns, queries first, with gradients through all of them."""
@@ -122,15 +126,24 @@ class JointLoss(nn.Module):
             return _joined([self.encode(some, passage=passage, run=run) for some in _cut(features, size)])
 
     def _teacher(self, asked: Features, found: Features) -> Taught:
-        """Return what the model made of texts before its adapters were added."""
+        """Return what the model made of texts before it was trained."""
         texts = [
             column["input_ids"][text_mask(column, self._special, prompted)]
             for column, prompted in zip((asked, found), self._prompted, strict=True)
         ]
         run = partial(functional_call, getattr(self.model, "module", self.model), self._still)
         with torch.no_grad(), _without_adapters(self.model):
-            queries, positives = self.encode(asked, passage=False, run=run), self.encode(found, passage=True, run=run)
-        return Taught(queries, positives, torch.equal(*texts))
+            sides = [self._once(side, passage=place > 0, run=run) for place, side in enumerate((asked, found))]
+        return Taught(sides[0], sides[1], torch.equal(*texts))
+
+    def _once(self, features: Features, *, passage: bool, run: Callable[[Features], Features]) -> Texts:
+        """Encode each text once, however often it stands in the batch."""
+        _, places = torch.unique(features["input_ids"], dim=0, return_inverse=True)
+        first = torch.zeros(int(places.max()) + 1, dtype=torch.long, device=places.device)
+        first[places.flip(0)] = torch.arange(len(places), device=places.device).flip(0)
+        own = {k: v[first] if isinstance(v, Tensor) else v for k, v in features.items()}
+        found = self.encode(own, passage=passage, run=run)
+        return Texts(*(None if part is None else part[places] for part in found))  # type: ignore[arg-type]
 
     def _cached(self, columns: Sequence[Features], compared: Callable[[Sequence[Texts]], Tensor]) -> Tensor:
         """Return the loss; its backward pass runs the model again, a few texts at a time."""
@@ -166,6 +179,13 @@ class JointLoss(nn.Module):
                     for vector, slope in zip(vectors, slopes, strict=True):
                         product = product + (vector.float() * slope[here].float()).sum()
                     (product * scale).backward()  # type: ignore[no-untyped-call]
+
+
+def _same_text(texts: Features, others: Features) -> Tensor:
+    """Return which rows are the same text, (n,) bool, whatever they are padded to."""
+    ids, rest = [side["input_ids"] * side["attention_mask"] for side in (texts, others)]
+    width = max(ids.shape[1], rest.shape[1])
+    return (pad(ids, (0, width - ids.shape[1])) == pad(rest, (0, width - rest.shape[1]))).all(dim=1)
 
 
 def _cut(column: Features, size: int) -> Iterator[Features]:

@@ -51,13 +51,16 @@ class Contrast:
         own_side: other queries count as wrong for a query, and other passages for a passage.
         dims: the first so many dimensions of token vectors, each a loss of its own (Matryoshka, Kusupati et al. 2022);
             empty for all dimensions alone.
-        distil: the weight of the divergence from the similarities that the model had before training: its cosines, or
-            MaxSim where dense vectors are no objective.
+        distil: the weight of the divergence from the similarities that the model had before training.
         distil_temperature: the teacher's.
+        distil_late: the share of MaxSim in the teacher's similarities, cosines being the rest; of no effect where one
+            of the two alone is an objective.
         anchor: the weight of the distance, 1 - cosine, between the dense vector of a text in any language and what the
             teacher makes of it in English (Reimers and Gurevych 2020); of parallel text alone.
-        hold: the same for token vectors, which have no partners in another language: the weight of the divergence of
-            each side's MaxSim with the teacher's English texts from the teacher's own.
+        hold: the same by similarities, for token vectors have no partners in another language: the weight of the
+            divergence of each side's similarities with the teacher's English texts from the teacher's own.
+        keep: the weight of the distance between token vectors and the teacher's, of English texts among parallel text:
+            where nothing holds them, English drifts, and all other languages are brought to where it was.
         pairs: the weight of InfoNCE.
         lists: the weight of what scored lists teach.
         list_loss: how: "kl", the divergence from the softmax of the scores over a row's own candidates, or
@@ -72,11 +75,18 @@ class Contrast:
     dims: tuple[int, ...] = ()
     distil: float = 0.0
     distil_temperature: float = 0.03
+    distil_late: float = 0.5
     anchor: float = 0.0
     hold: float = 0.0
+    keep: float = 0.0
     pairs: float = 1.0
     lists: float = 0.0
     list_loss: str = "kl"
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher has a say."""
+        return bool(self.distil or self.anchor or self.hold or self.keep)
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -84,9 +94,11 @@ class Contrast:
             raise ValueError(f"objectives are dense, late or both, not {', '.join(self.objectives) or 'none'}")
         if self.list_loss not in ("kl", "margin-mse"):
             raise ValueError(f"list_loss is kl or margin-mse, not {self.list_loss}")
-        for weight, objective in (("anchor", "dense"), ("hold", "late")):
+        for weight, objective in (("anchor", "dense"), ("keep", "late")):
             if getattr(self, weight) and objective not in self.objectives:
                 raise ValueError(f"{weight} needs the objective {objective}: add it, or leave {weight} out")
+        if not 0 <= self.distil_late <= 1:
+            raise ValueError(f"distil_late = {self.distil_late} is a share, from 0 to 1")
         if min(self.temperature, self.distil_temperature) <= 0:
             raise ValueError("temperatures are above 0")
 
@@ -170,11 +182,13 @@ class Taught(NamedTuple):
         queries: n texts.
         positives: n texts.
         same: both sides are one text, and so the rows are parallel text.
+        own: of each side, (n,) bool, which texts of the batch are those that the teacher read; None where none matter.
     """
 
     queries: Texts
     positives: Texts
     same: bool
+    own: tuple[Tensor, Tensor] | None = None
 
 
 class Beside(NamedTuple):
@@ -202,56 +216,90 @@ def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside |
     with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
         found = similarities(contrast)
         late = len(found) - ("dense" in contrast.objectives)  # similarities of several lengths are one objective
+        taught = beside.teacher if beside else None
+        target = wanted(taught, contrast) if taught is not None and (contrast.distil or contrast.hold) else None
         parts = [
-            _one_loss(columns, contrast, beside or Beside(), *kind) / (1 if kind[0] is cosine else late)
+            _one_loss(columns, contrast, beside or Beside(), target, *kind) / (1 if kind[0] is cosine else late)
             for kind in found
         ]
-        taught = beside.teacher if beside else None
         if contrast.anchor and taught is not None and taught.same:
             parts += [contrast.anchor / 2 * distance(*side) for side in zip(columns[:2], taught[:2], strict=True)]
-        if contrast.hold and taught is not None and taught.same:
-            parts += [contrast.hold / late * held(columns, taught, contrast, kind) for kind, _ in found[-late:]]
+        if contrast.hold and taught is not None and target is not None and taught.same:
+            parts += [
+                contrast.hold / (1 if kind is cosine else late) * held(columns, taught, target, contrast, kind)
+                for kind, _ in found
+            ]
+        if contrast.keep and taught is not None and taught.same and taught.own is not None:
+            parts.append(contrast.keep * kept(columns, taught, taught.own))
         return torch.stack(parts).sum()
 
 
+def kept(columns: Sequence[Texts], taught: Taught, own: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the mean of 1 - cosine between token vectors and the teacher's, of texts that are the teacher's own."""
+    near = []
+    for texts, teacher, rows in zip(columns[:2], taught[:2], own, strict=True):
+        if texts.late is None or teacher.late is None:
+            raise ValueError("keep needs token vectors")
+        width = min(texts.mask.shape[1], teacher.mask.shape[1])  # the same texts, padded to different batches
+        counts = texts.mask[rows, :width]
+        sides = [normalize(x.late[rows, :width][counts].float(), dim=-1) for x in (texts, teacher)]  # type: ignore[index]
+        near.append((sides[0] * sides[1]).sum(dim=-1))
+    return 1 - torch.cat(near).mean() if sum(map(len, near)) else near[0].sum()
+
+
+def wanted(taught: Taught, contrast: Contrast) -> Tensor:
+    """Return how the teacher shares each query out among the passages, (n, n), rows that add up to 1."""
+    queries, positives = taught.queries, taught.positives
+    if queries.dense is None:
+        similar = maxsim(queries, positives)
+    elif queries.late is None:
+        similar = cosine(queries, positives)
+    else:
+        similar = torch.lerp(cosine(queries, positives), maxsim(queries, positives), contrast.distil_late)
+    return softmax(similar / contrast.distil_temperature, dim=1)
+
+
 def held(
-    columns: Sequence[Texts], taught: Taught, contrast: Contrast, similarity: Callable[[Texts, Texts], Tensor]
+    columns: Sequence[Texts],
+    taught: Taught,
+    target: Tensor,
+    contrast: Contrast,
+    similarity: Callable[[Texts, Texts], Tensor],
 ) -> Tensor:
     """Return how far each side is from the teacher's by its similarities to the teacher's other side."""
-    wanted = softmax(similarity(taught.queries, taught.positives) / contrast.distil_temperature, dim=1)
     sides = similarity(columns[0], taught.positives), similarity(taught.queries, columns[1])
     learned = [log_softmax(side / contrast.temperature, dim=1) for side in sides]
-    return torch.stack([kl_div(side, wanted, reduction="batchmean") for side in learned]).mean()
+    return torch.stack([kl_div(side, target, reduction="batchmean") for side in learned]).mean()
 
 
-def distance(texts: Texts, wanted: Texts) -> Tensor:
+def distance(texts: Texts, target: Texts) -> Tensor:
     """Return the mean of 1 - cosine between dense vectors and those that they should be."""
-    return 1 - cosine(texts, wanted).diagonal().mean()
+    return 1 - cosine(texts, target).diagonal().mean()
 
 
 def _one_loss(
     columns: Sequence[Texts],
     contrast: Contrast,
     beside: Beside,
+    target: Tensor | None,
     similarity: Callable[[Texts, Texts], Tensor],
     both: bool,
 ) -> Tensor:
-    """Return the loss by one similarity."""
+    """Return the loss by one similarity; ``target`` is how the teacher shares queries out."""
     queries, positives, *negatives = columns
     sides = [similarity(queries, side) for side in (positives, *negatives)]
-    waiting = [cosine(queries, beside.queue)] if beside.queue is not None and similarity is cosine else []
-    own = similarity(queries, queries) if contrast.own_side else None
-    loss = info_nce(torch.cat([*sides, *waiting], dim=1), own, contrast.temperature)
-    if both:
-        own = similarity(positives, positives) if contrast.own_side else None
-        loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
-    loss = contrast.pairs * loss
-    if beside.teacher is not None:
+    loss = torch.cat(sides, dim=1).sum() * 0  # a graph through every vector, whatever is not compared
+    if contrast.pairs:
+        waiting = [cosine(queries, beside.queue)] if beside.queue is not None and similarity is cosine else []
+        own = similarity(queries, queries) if contrast.own_side else None
+        loss = info_nce(torch.cat([*sides, *waiting], dim=1), own, contrast.temperature)
+        if both:
+            own = similarity(positives, positives) if contrast.own_side else None
+            loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
+        loss = contrast.pairs * loss
+    if target is not None and contrast.distil:
         learned = log_softmax(sides[0] / contrast.temperature, dim=1)
-        teach = maxsim if beside.teacher.queries.dense is None else cosine
-        similar = teach(beside.teacher.queries, beside.teacher.positives)
-        wanted = softmax(similar / contrast.distil_temperature, dim=1)
-        loss = loss + contrast.distil * kl_div(learned, wanted, reduction="batchmean")
+        loss = loss + contrast.distil * kl_div(learned, target, reduction="batchmean")
     if beside.worth is not None:
         lists = torch.stack([side.diagonal() for side in sides], dim=1)
         loss = loss + contrast.lists * list_loss(lists, beside.worth, contrast)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -27,15 +28,19 @@ class Data:
     Attributes:
         path: relative to the recipe.
         leave_out: values of "source" whose rows are left out.
+        weight: its sources are drawn so many times as often as their sizes would have it, among those of their kind.
         kind: "text" for raw text whatever its form, the corpus of a BEIR folder among them; "" to tell by the form.
     """
 
     path: str
     leave_out: tuple[str, ...] = ()
+    weight: float = 1.0
     kind: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse other kinds."""
+        """Refuse other kinds, and what is never drawn."""
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight = {self.weight} should be above 0")
         if self.kind not in ("", "text"):
             raise ValueError(f'kind = {self.kind!r} should be "text", or left out')
 
@@ -122,9 +127,16 @@ class Recipe:
     dev: Dev | None = None
 
     def __post_init__(self) -> None:
-        """Refuse to wait for what is not measured."""
+        """Refuse to wait for what is not measured, and to tell apart what means the same."""
         if self.optimizing.patience and not (self.dev or self.held_out):
             raise ValueError("patience needs something to go by: a [dev], or held_out")
+        contrast = self.contrast
+        if not (contrast.pairs or contrast.taught or contrast.lists):
+            raise ValueError("pairs = 0 leaves nothing to learn: add distil, anchor, hold, keep or lists")
+        if self.moco is not None and not contrast.pairs:
+            raise ValueError("pairs = 0 leaves the queue of [moco] without use: leave one of them out")
+        if self.mixing.versions > 1 and contrast.pairs:
+            raise ValueError("versions of a meaning would be wrong answers to each other: pairs = 0, or one version")
 
 
 def read_recipe(path: Path) -> Recipe:

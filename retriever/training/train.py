@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,14 +129,14 @@ def _begin(recipe: Recipe, output: Path) -> dict[str, Any]:
 def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]]]:
     """Read the data and draw all batches: those that are held out, and those that are trained on."""
     sources = [
-        source
+        replace(source, weight=data.weight)
         for data in recipe.data
         for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
     ]
     check_apart(sources, map(Path, (*recipe.apart, *((recipe.dev.path,) if recipe.dev else ()))))
     held: list[Source] = []
     if recipe.held_out:
-        held = [Source(source.name, source.examples[::HELD]) for source in sources]
+        held = [replace(source, examples=source.examples[::HELD]) for source in sources]
         for source in sources:
             del source.examples[::HELD]
     mixers = (Mixer(some, recipe.mixing, recipe.seed, cropping=recipe.cropping) for some in (held, sources) if some)
@@ -163,13 +164,12 @@ def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
     """Let those parameters move that the recipe trains, and add LoRA's.
 
     Raises:
-        UsageError: a teacher without adapters to leave out, or a language that the base has no adapter of.
+        UsageError: a language alone without an adapter for it, or one that the base has no adapter of.
     """
     backbone, rank = model[0].model, recipe.optimizing.lora_rank
     modular = backbone.config.model_type == "xmod"
-    asks = recipe.contrast.distil or recipe.contrast.anchor or recipe.contrast.hold
-    if not rank and (asks or (recipe.language and not modular)):
-        raise UsageError("distil, anchor, hold and language need learned adapters: give a lora_rank, or leave them out")
+    if recipe.language and not rank and not modular:
+        raise UsageError("language needs learned adapters: give a lora_rank, or leave it out")
     if modular:
         adapters = find_adapters(model[0], Path())
         if recipe.language not in ("", *adapters.names):

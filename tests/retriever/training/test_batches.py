@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
-from retriever.training.batches import Mixer, Mixing
+from retriever.training.batches import Mixer, Mixing, Row
 from retriever.training.examples import Meaning, Pair, Source, letters
 
 LANGUAGES = ["de", "sw", "th", "zh", "ar", "hi", "km"]
@@ -54,6 +54,46 @@ def test_parallel_batches_have_few_languages_and_one_meaning_a_row():
             assert row.query != row.positive
             assert row.asked == row.found
     assert set(LANGUAGES) <= seen.keys()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 5), st.integers(2, 16))
+def test_several_versions_of_a_meaning_stand_together_and_no_other_rows_are_right_for_each_other(seed, versions, rows):
+    rows = max(rows, 2 * versions)
+    mixer = Mixer([meanings(60), pairs(40)], Mixing(rows=rows, languages=6, versions=versions), seed)
+    for _ in range(5):
+        batch = mixer.batch()
+        assert len(batch) <= rows
+        if batch[0].asked.startswith("sentence"):
+            counts = Counter(row.asked for row in batch)
+            assert max(counts.values()) <= versions
+            assert sum(count < versions for count in counts.values()) <= 1  # the last may be cut
+            assert [*dict.fromkeys(row.asked for row in batch)] == [*counts]
+            for row in batch:
+                assert row.query.split()[-1] == row.positive.split()[-1] == row.asked.split()[-1]
+        else:
+            assert len({letters(row[side]) for row in batch for side in (0, 1)}) == 2 * len(batch)
+
+
+def test_rare_languages_that_share_no_sentence_still_make_several_meanings():
+    made = [Meaning(f"sentence {i}", ((f"l{i}", f"l{i} sentence {i}"),)) for i in range(20)]
+    mixer = Mixer([Source("parallel", made)], Mixing(rows=16, languages=2, versions=2), 0)
+    assert all(len({row.asked for row in mixer.batch()}) > 1 for _ in range(50))
+
+
+def test_the_same_text_of_two_rows_is_no_version():
+    row = Row("x", "x", (), "x", "x")
+    assert Mixer([pairs(4)], Mixing(rows=8), 0)._distinct([row, row]) == [row]
+
+
+def test_english_stands_in_the_share_of_rows_asked_for():
+    for share in (0.0, 0.5, 1.0):
+        mixer = Mixer([meanings(300)], Mixing(rows=32, languages=8, pivot=share), 0)
+        rows = [row for _ in range(50) for row in mixer.batch()]
+        found = sum(row.asked in row[:2] for row in rows) / len(rows)
+        assert found == pytest.approx(share + (1 - share) * 2 / 8, abs=0.04)  # it is one language of eight beside
+        sides = Counter(row[:2].index(row.asked) for row in rows if row.asked in row[:2])
+        assert sides[0] == pytest.approx(sides[1], rel=0.25)
 
 
 def test_a_batch_is_of_neighbours():

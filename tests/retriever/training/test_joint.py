@@ -112,6 +112,35 @@ def test_a_teacher_knows_texts_by_their_rows(tiny_folder):
     assert not taught.same
 
 
+def test_without_adapters_the_teacher_is_the_model_of_the_beginning(tiny_folder):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
+    texts = [QUERIES[0], *QUERIES, QUERIES[0]]  # one text more than once is one vector more than once
+    columns = [features(model, side) for side in (texts, [*PASSAGES, *PASSAGES[:2]][: len(texts)])] * 2
+    loss = JointLoss(model, Contrast(distil=1.0))
+    before = [loss.encode(column, passage=place > 0) for place, column in enumerate(columns[:2])]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5).add_(0.01)
+    _, taught = loss.taught(columns)
+    for found, old in zip(taught[:2], before, strict=True):
+        torch.testing.assert_close(found.dense, old.dense, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.late[found.mask], old.late[old.mask], atol=1e-5, rtol=1e-5)
+        assert found.mask.equal(old.mask)
+
+
+def test_a_teacher_knows_which_texts_are_its_own(tiny_folder):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
+    loss = JointLoss(model, Contrast(keep=1.0))
+    asked = [QUERIES[0], QUERIES[1]]
+    columns = [features(model, x) for x in ([QUERIES[0], QUERIES[2] * 3], PASSAGES[:2], asked, PASSAGES[1:3])]
+    _, taught = loss.taught(columns)
+    assert [side.tolist() for side in taught.own] == [[True, False], [False, False]]
+
+
 def test_a_teacher_tells_parallel_text_by_what_stands_after_the_prompts(tiny_folder, tiny):
     from peft import inject_adapter_in_model
     from sentence_transformers import SentenceTransformer

@@ -8,20 +8,30 @@ from hypothesis import strategies as st
 
 from index.maxsim import maxsim as exact_maxsim
 from index.ragged import Ragged
-from retriever.training.losses import Beside, Contrast, Taught, Texts, contrast_loss, info_nce, list_loss, maxsim
+from retriever.training.losses import (
+    Beside,
+    Contrast,
+    Taught,
+    Texts,
+    contrast_loss,
+    info_nce,
+    list_loss,
+    maxsim,
+    wanted,
+)
 
 
 def test_info_nce_by_hand():
     # Row 1: exp(2) of exp(2) + exp(1), row 2: exp(3) of exp(0) + exp(3); temperature .5.
     scores = torch.tensor([[1.0, 0.5], [0.0, 1.5]])
-    wanted = -(math.log(math.e**2 / (math.e**2 + math.e)) + math.log(math.e**3 / (1 + math.e**3))) / 2
-    assert info_nce(scores, None, 0.5).item() == pytest.approx(wanted, rel=1e-6)
+    hand = -(math.log(math.e**2 / (math.e**2 + math.e)) + math.log(math.e**3 / (1 + math.e**3))) / 2
+    assert info_nce(scores, None, 0.5).item() == pytest.approx(hand, rel=1e-6)
     # Another query at 1.0, exp(2) more below the line of each; a query's similarity to itself counts for nothing.
     own = torch.tensor([[9.0, 1.0], [1.0, 9.0]])
-    wanted = -(
+    hand = -(
         math.log(math.e**2 / (2 * math.e**2 + math.e)) + math.log(math.e**3 / (1 + math.e**3 + math.e**2))
     ) / 2  # fmt: skip
-    assert info_nce(scores, own, 0.5).item() == pytest.approx(wanted, rel=1e-6)
+    assert info_nce(scores, own, 0.5).item() == pytest.approx(hand, rel=1e-6)
 
 
 def unit(rng, shape):
@@ -108,14 +118,62 @@ def test_token_vectors_are_held_where_the_teacher_ranks_alike():
     def more(texts, same=True):
         return (contrast_loss(texts, contrast, Beside(Taught(*teacher, same))) - contrast_loss(texts, free)).item()
 
-    assert more(teacher) == pytest.approx(0, abs=1e-5)
+    whole = Contrast(objectives=("late",), temperature=0.1, distil_temperature=0.1, hold=2.0)
+    agreed = contrast_loss(teacher, whole, Beside(Taught(*teacher, same=True))) - contrast_loss(teacher, whole)
+    assert agreed.item() == pytest.approx(0, abs=1e-5)
     assert more(other, same=False) == 0
     by_hand = []
-    for dims in (8, 4):
-        wanted = torch.softmax(maxsim(*teacher, dims) / 0.1, dim=1)
+    target = torch.softmax(maxsim(*teacher) / 0.1, dim=1)
+    for dims in (8, 4):  # few dimensions learn what all of them tell
         for side in (maxsim(other[0], teacher[1], dims), maxsim(teacher[0], other[1], dims)):
-            by_hand.append((wanted * (wanted.log() - torch.log_softmax(side / 0.1, dim=1))).sum().item() / 3)
+            by_hand.append((target * (target.log() - torch.log_softmax(side / 0.1, dim=1))).sum().item() / 3)
     assert more(other) == pytest.approx(2 * np.mean(by_hand), rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", ["distil", "anchor", "hold", "keep"])
+@pytest.mark.parametrize("same", [True, False])
+def test_every_vector_has_a_gradient_whatever_is_compared(weight, same):
+    rng = np.random.default_rng(3)
+    columns = [
+        filled(unit(rng, (6, 8)), [1, 2, 3])._replace(dense=torch.from_numpy(unit(rng, (3, 4)))) for _ in range(3)
+    ]
+    leaves = [[v.requires_grad_() for v in texts[:2]] for texts in columns]
+    own = (torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool))
+    teacher = [
+        filled(unit(rng, (6, 8)), [1, 2, 3])._replace(dense=torch.from_numpy(unit(rng, (3, 4)))) for _ in range(2)
+    ]
+    loss = contrast_loss(columns, Contrast(pairs=0.0, **{weight: 1.0}), Beside(Taught(*teacher, same, own)))
+    gradients = torch.autograd.grad(loss, [v for side in leaves for v in side])  # fails where one is not used
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_token_vectors_of_the_teachers_own_texts_are_kept():
+    mask = torch.tensor([[True, True], [True, False]])
+    late = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [7.0, 7.0]]])  # the last is no token
+    turned = torch.tensor([[[0.0, 1.0], [0.0, 5.0]], [[-1.0, 0.0], [0.0, 1.0]]])
+    texts, teacher = Texts(None, late, mask), Texts(None, torch.nn.functional.pad(turned, (0, 0, 0, 3)),
+                                                    torch.nn.functional.pad(mask, (0, 3)))  # fmt: skip
+    free, keep = (Contrast(objectives=("late",), keep=weight) for weight in (0.0, 6.0))
+
+    def more(first, second, same=True):
+        taught = Taught(teacher, teacher, same, (torch.tensor(first), torch.tensor(second)))
+        return (contrast_loss([texts, texts], keep, Beside(taught)) - contrast_loss([texts, texts], free)).item()
+
+    # Queries 1 and 0 away, passages 2: 6 * (1 + 0 + 2) / 3; of tokens, not of texts.
+    assert more([True, False], [False, True]) == pytest.approx(6, abs=1e-5)
+    assert more([True, False], [False, False]) == pytest.approx(3, abs=1e-5)
+    assert more([False, False], [False, False]) == more([True, True], [True, True], same=False) == 0
+
+
+def test_a_teacher_ranks_by_cosines_and_maxsim_in_the_shares_asked_for():
+    rng = np.random.default_rng(2)
+    a, b = (filled(unit(rng, (6, 8)), [1, 2, 3])._replace(dense=torch.from_numpy(unit(rng, (3, 4)))) for _ in range(2))
+    for share in (0.0, 0.25, 1.0):
+        similar = (1 - share) * (a.dense @ b.dense.T) + share * maxsim(a, b)
+        found = wanted(Taught(a, b, same=True), Contrast(distil_late=share, distil_temperature=0.1))
+        torch.testing.assert_close(found, torch.softmax(similar / 0.1, dim=1))
+    alone = wanted(Taught(a._replace(dense=None), b, same=True), Contrast(distil_late=0.0, distil_temperature=0.1))
+    torch.testing.assert_close(alone, torch.softmax(maxsim(a, b) / 0.1, dim=1))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +183,8 @@ def test_token_vectors_are_held_where_the_teacher_ranks_alike():
         ({"list_loss": "x"}, "kl or margin"),
         ({"temperature": 0.0}, "0"),
         ({"objectives": ("late",), "anchor": 1.0}, "anchor needs the objective dense"),
-        ({"objectives": ("dense",), "hold": 1.0}, "hold needs the objective late"),
+        ({"objectives": ("dense",), "keep": 1.0}, "keep needs the objective late"),
+        ({"distil_late": 1.5}, "distil_late = 1.5 is a share"),
     ],
 )
 def test_what_there_is_not_is_refused(values, said):

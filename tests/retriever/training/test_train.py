@@ -9,8 +9,9 @@ import torch
 
 from data.errors import InputError, NotFoundError, UsageError
 from retriever.encoder import Encoder
+from retriever.training.examples import Skipped
 from retriever.training.recipe import read_recipe
-from retriever.training.train import train
+from retriever.training.train import _batches, train
 from tests import tiny as tiny_models
 
 WORDS = "reef coral white sea warm fox jumps fence Riff weiß Meer Zaun Fuchs bahari uzio море рыба 海水 珊瑚".split()
@@ -158,6 +159,41 @@ def test_a_language_can_be_added_after_training(tmp_path, tiny_folder, tiny):
     text = ["reef coral fox"]
     np.testing.assert_allclose(encoder.encode_queries(text, ["de"]).dense, tiny.encode_queries(text).dense, atol=1e-5)
     assert np.abs(encoder.encode_queries(text, ["sw"]).dense - tiny.encode_queries(text).dense).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("mixing", "contrast", "extra", "said"),
+    [
+        ("versions = 0", "", "", "two meanings at least"),
+        ("versions = 5", "pairs = 0.0\ndistil = 1.0", "", "two meanings at least"),
+        ("versions = 2", "distil = 1.0", "", "pairs = 0, or one version"),
+        ("pivot = 1.5", "", "", "from 0 to 1"),
+        ("", "pairs = 0.0", "", "nothing to learn"),
+        ("", "pairs = 0.0\ndistil = 1.0", "[moco]\nqueue = 64", "the queue"),
+    ],
+)
+def test_a_recipe_that_could_teach_nothing_is_refused(tmp_path, mixing, contrast, extra, said):
+    path = tmp_path / "x.toml"
+    (tmp_path / "a.jsonl").write_text("{}")
+    path.write_text(f'[[data]]\npath = "a.jsonl"\n[mixing]\nrows = 8\n{mixing}\n[contrast]\n{contrast}\n{extra}\n')
+    with pytest.raises(InputError, match=said):
+        read_recipe(path)
+
+
+def test_a_source_of_more_weight_comes_more_often(tmp_path):
+    for name in "ab":
+        lines = [json.dumps({"query": f"{name} question {i}", "positive": f"{name} answer {i}"}) for i in range(200)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    path = tmp_path / "x.toml"
+    path.write_text(
+        '[[data]]\npath = "a.jsonl"\n[[data]]\npath = "b.jsonl"\nweight = 3.0\n'
+        "[mixing]\nrows = 4\n[optimizing]\nsteps = 600\n"
+    )
+    _, batches = _batches(read_recipe(path), Skipped())
+    assert sum(batch[0].query.startswith("b") for batch in batches) / 600 == pytest.approx(0.75, abs=0.06)
+    path.write_text(path.read_text().replace("weight = 3.0", "weight = 0.0"))
+    with pytest.raises(InputError, match=r"weight = 0\.0 should be above 0"):
+        read_recipe(path)
 
 
 def test_a_language_without_an_adapter_is_refused(tmp_path, tiny_folder):
