@@ -35,9 +35,7 @@ STEP = 1 / 256
 TIED = 1e-5
 
 
-def regularize(
-    scores: Scores, vectors: NDArray[np.float32], languages: NDArray[np.int64], alpha: float = 0.0
-) -> Scores:
+def regularize(scores: Scores, vectors: NDArray[np.float32], languages: NDArray[np.int64], alpha: float) -> Scores:
     """Return the scores of candidates after each has moved towards the mean with its translations.
 
     Args:

@@ -1,4 +1,7 @@
-"""Retrievers: one for each view, fusion by reciprocal ranks, and a cascade. All are searched in the same way."""
+"""Retrievers: one for each view, fusion by reciprocal ranks, means over translations, and a cascade.
+
+All are searched in the same way.
+"""
 
 from __future__ import annotations
 
