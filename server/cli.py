@@ -295,7 +295,9 @@ def _add_address(made: argparse.ArgumentParser) -> None:
 
 def _add_encoder(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--encoder", metavar="NAME_OR_PATH", help="bundled, a model folder, or a name on the Hugging Face Hub"
+        "--encoder",
+        metavar="NAME_OR_PATH",
+        help="bundled, bundled-trained, a model folder, or a name on the Hugging Face Hub",
     )
     made.add_argument("--backend", choices=BACKENDS, help="what computes the encoder (default: the best here)")
     made.add_argument("--device", default="cpu", help="where: cpu, cuda, cuda:1, ... (default: %(default)s)")

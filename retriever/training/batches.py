@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class Row(NamedTuple):
     negatives: tuple[str, ...]
     asked: str
     found: str
+    english: bool  # whether both texts that the teacher is asked about are
     scores: tuple[float, ...] = ()  # of the positive and each negative
 
 
@@ -50,6 +51,8 @@ class Mixing:
         versions: rows that one meaning has in a batch of parallel text, each in two languages drawn for it.
         pivot: the chance that English is put on one side of a row of parallel text; beside that it is one language of
             many.
+        longest: characters of an English sentence; longer ones are left out with their translations: all are cut to so
+            many tokens, and a long one somewhere else than what it should be like. 0 for any.
         smoothing: a, the exponent of the number of examples; 1 draws in proportion, 0 all alike.
         parallel: the share of batches that are parallel text, where there is other text too.
         negatives: hard negatives of each row, where the pairs have as many.
@@ -61,6 +64,7 @@ class Mixing:
     languages: int = 5
     versions: int = 1
     pivot: float = 0.0
+    longest: int = 0
     smoothing: float = 0.5
     parallel: float = 0.6
     negatives: int = 0
@@ -71,6 +75,8 @@ class Mixing:
         """Refuse batches with nothing to tell apart, and what is no chance."""
         if self.versions < 1 or (self.versions > 1 and 2 * self.versions > self.rows):
             raise ValueError(f"versions = {self.versions} of rows = {self.rows}: two meanings at least, of one or more")
+        if self.longest < 0:
+            raise ValueError(f"longest = {self.longest} is a number of characters, or 0")
         if not 0 <= self.pivot <= 1:
             raise ValueError(f"pivot = {self.pivot} is a chance, from 0 to 1")
 
@@ -95,6 +101,7 @@ class Mixer:
         self._mixing = mixing
         self._cropping = cropping or Cropping()
         self._random = random.Random(seed)
+        sources = [self._short(source) for source in sources] if mixing.longest else sources
         usable = [source for source in sources if len(source.examples) > 1]
         if not usable:
             raise UsageError("no source has two examples, and one alone has nothing to be told apart from: give more")
@@ -124,6 +131,13 @@ class Mixer:
             return self._distinct(self._cut([e for e in near if isinstance(e, Passage)]))
         return self._distinct([self._answered(e) for e in near if isinstance(e, Pair)])
 
+    def _short(self, source: Source) -> Source:
+        """Return a source without the meanings that are too long."""
+        if not source.examples or not isinstance(source.examples[0], Meaning):
+            return source
+        kept = [e for e in source.examples if isinstance(e, Meaning) and len(e.pivot) <= self._mixing.longest]
+        return replace(source, examples=kept)
+
     def _drawn(self, sources: Sequence[Source], count: int) -> list[Source]:
         weights = [source.weight * len(source.examples) ** self._mixing.smoothing for source in sources]
         return self._random.choices(sources, weights, k=count)
@@ -145,7 +159,7 @@ class Mixer:
         for passage, before in zip(near, [near[-1], *near], strict=False):
             query, positive = pair(passage.text, self._cropping, self._random, other=before.text)
             if letters(query) and letters(positive):
-                rows.append(Row(query, positive, (), query, positive))
+                rows.append(Row(query, positive, (), query, positive, english=False))
         return rows
 
     def _translations(self, near: Sequence[Meaning]) -> list[Row]:
@@ -162,11 +176,11 @@ class Mixer:
                 two = self._random.sample(texts, 2)
                 if self._mixing.pivot > self._random.random() and meaning.pivot not in two:
                     two[self._random.randrange(2)] = meaning.pivot
-                rows.append(Row(two[0], two[1], (), meaning.pivot, meaning.pivot))
+                rows.append(Row(two[0], two[1], (), meaning.pivot, meaning.pivot, english=True))
         if len({row.asked for row in rows}) < 2:  # rare languages that share no sentence
             texts_of = [[meaning.pivot, *(text for _, text in meaning.texts)] for meaning in near]
             drawn = [(*self._random.sample(texts, 2), texts[0]) for texts in texts_of]
-            rows = [Row(query, positive, (), pivot, pivot) for query, positive, pivot in drawn]
+            rows = [Row(query, positive, (), pivot, pivot, english=True) for query, positive, pivot in drawn]
         return rows
 
     def _answered(self, pair: Pair) -> Row:
@@ -174,7 +188,8 @@ class Mixer:
         drawn = self._random.sample(places, min(self._mixing.negatives, len(places)))
         scores = (pair.scores[0], *(pair.scores[1 + place] for place in drawn)) if pair.scores else ()
         negatives = tuple(pair.negatives[place] for place in drawn)
-        return Row(pair.query, pair.positive, negatives, pair.query, pair.positive, scores)
+        english = pair.language == pair.positive_language == PIVOT
+        return Row(pair.query, pair.positive, negatives, pair.query, pair.positive, english, scores)
 
     def _distinct(self, rows: Sequence[Row]) -> list[Row]:
         """Leave out rows whose query or passage stands in the batch already: it would be right and wrong at once.

@@ -1,4 +1,4 @@
-"""Learn what ships with the bundled model: the late-interaction projection and the centroid of every language.
+"""Learn what ships with the untrained model: the late-interaction projection and the centroid of every language.
 
     python -m retriever.training.calibrate PARALLEL.jsonl.gz data/models/multilingual-e5-small
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from data.records import normalize_language
 from index.ragged import Ragged
+from index.segment import Vectors
 from index.storage import write_array, write_json
 from retriever.bundled import unpack
 from retriever.encoder import Encoder
@@ -77,24 +78,33 @@ def calibrate(path: Path, folder: Path) -> None:
     languages = np.array([language for language, _ in drawn])
     with tempfile.TemporaryDirectory() as scratch:
         unpack(Path(scratch), None)
-        encoder = Encoder.load(scratch)
-        with tqdm(total=len(drawn), unit="text") as bar:
-
-            def on_progress(done: int) -> None:
-                bar.update(done)
-
-            found = encoder.encode_documents([text for _, text in drawn], on_progress)
+        found = encode(Encoder.load(scratch), [text for _, text in drawn])
     if found.dense is None or found.late is None:
         raise ValueError("the bundled model gives both kinds of vectors")
     matrix = projection(found.late, languages)
     projected = found.late.values @ matrix.T
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
-    dense = Ragged(found.dense, np.arange(len(found.dense) + 1, dtype=np.int64))
     folder.mkdir(parents=True, exist_ok=True)
     write_array(folder / "projection.npy", matrix)
-    write_array(folder / "centroids.dense.npy", centroids(dense, languages))
-    write_array(folder / "centroids.late.npy", centroids(Ragged(projected, found.late.offsets), languages))
+    write_centroids(folder, found.dense, Ragged(projected, found.late.offsets), languages)
+
+
+def write_centroids(folder: Path, dense: NDArray[np.float32], late: Ragged, languages: NDArray[np.str_]) -> None:
+    """Write the centroids of both kinds of vectors, of n texts whose languages are given."""
+    each = Ragged(dense, np.arange(len(dense) + 1, dtype=np.int64))
+    write_array(folder / "centroids.dense.npy", centroids(each, languages))
+    write_array(folder / "centroids.late.npy", centroids(late, languages))
     write_json(folder / "centroids.json", {"languages": np.unique(languages).tolist()})
+
+
+def encode(encoder: Encoder, texts: list[str]) -> Vectors:
+    """Encode texts with a bar."""
+    with tqdm(unit="token") as bar:
+
+        def on_progress(done: int) -> None:
+            bar.update(done)
+
+        return encoder.encode_documents(texts, on_progress)
 
 
 def main() -> None:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import BatchSampler
 
 from retriever.training.batches import Row
 from retriever.training.recipe import Recipe
 
+ENGLISH = "asked_english"  # the trainer hands it to the loss with the features of the column "asked"
 PROMPTS = {"query": ("query",), "passage": ("document", "passage", "corpus")}
 
 
@@ -42,6 +44,7 @@ def dataset(batches: Sequence[Sequence[Row]], model: Any, recipe: Recipe) -> Any
     if recipe.contrast.taught:
         columns["asked"] = [query + row.asked for row in rows]
         columns["found"] = [passage + row.found for row in rows]
+        columns[ENGLISH] = [row.english for row in rows]
     if recipe.contrast.lists:
         count = 1 + recipe.mixing.negatives
         unknown = [math.nan] * count
@@ -76,10 +79,13 @@ def collator(model: Any, tokens: int) -> Any:  # noqa: ANN401
     from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
     class Collator(SentenceTransformerDataCollator):
-        """Leaves the number of the batch out, which is no text."""
+        """Makes no tokens of what is no text: the number of the batch, and which rows are English."""
 
         def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-            found: dict[str, Any] = super().__call__([{k: v for k, v in f.items() if k != "batch"} for f in features])
+            texts = [{k: v for k, v in f.items() if k not in ("batch", ENGLISH)} for f in features]
+            found: dict[str, Any] = super().__call__(texts)
+            if ENGLISH in features[0]:
+                found[ENGLISH] = torch.tensor([f[ENGLISH] for f in features])
             return found
 
     return Collator(preprocess_fn=model.preprocess, max_length=tokens)

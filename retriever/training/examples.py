@@ -7,7 +7,8 @@ A line of JSONL (``.gz`` too) is one of
     {"en", "text", "lang"}                     a sentence and its translation; all translations of one sentence are one
                                                meaning in several languages
 
-and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language. Raw text has no labels:
+and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language,
+and the positive's where there is no "positive_lang". Raw text has no labels:
 `retriever.training.texts` reads it. Rows that teach nothing, an empty side, the same text on both sides, a pair that
 stands twice, are left out and counted; a line that is no such record ends the reading, with its number.
 """
@@ -44,6 +45,7 @@ class Pair:
         language: of the query, "" where unknown.
         negatives: passages that do not.
         scores: what the positive and each of the negatives are worth, in any unit; empty where nobody said.
+        positive_language: of the positive, "" where unknown.
     """
 
     query: str
@@ -51,6 +53,7 @@ class Pair:
     language: str = ""
     negatives: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
+    positive_language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,9 @@ def _pair(record: dict[str, Any]) -> Pair:
     texts = (record["query"], record["positive"], *negatives)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text that is no string")
-    return Pair(texts[0], texts[1], normalize_language(record.get("lang", "")), negatives, scores)
+    language = record.get("lang", "")
+    languages = [normalize_language(x) for x in (language, record.get("positive_lang", language))]
+    return Pair(texts[0], texts[1], languages[0], negatives, scores, languages[1])
 
 
 def _meaning(record: dict[str, Any]) -> Meaning:
@@ -218,11 +223,13 @@ def _beir_rows(folder: Path) -> Iterator[tuple[str, Pair]]:
     reader = BeirFolder.open(folder, split="train")
     qrels = reader.qrels()
     wanted = {document for judged in qrels.values() for document, grade in judged.items() if grade > 0}
-    texts = {document.id: document.content() for document in reader.documents() if document.id in wanted}
+    documents = [document for document in reader.documents() if document.id in wanted]
+    texts = {document.id: document.content() for document in documents}
+    languages = {document.id: document.lang for document in documents}
     for query in reader.queries():
         for document, grade in qrels.get(query.id, {}).items():
             if grade > 0 and document in texts:
-                yield folder.resolve().name, Pair(query.text, texts[document], query.lang)
+                yield folder.resolve().name, Pair(query.text, texts[document], query.lang, (), (), languages[document])
 
 
 def letters(text: str) -> str:

@@ -43,20 +43,21 @@ def join(pairs: Path, parallel: Path, output: Path) -> int:
         for source in read_sources(pairs, Skipped()):
             for example in source.examples:
                 if isinstance(example, Pair) and example.language == PIVOT:
-                    for text in _inside(example.positive, paragraphs):
-                        told = {"query": example.query, "positive": text, "lang": PIVOT, "source": "joined"}
+                    for language, text in _inside(example.positive, paragraphs):
+                        told = {"query": example.query, "positive": text, "lang": PIVOT, "positive_lang": language}
+                        told["source"] = "joined"
                         file.write(json.dumps(told, ensure_ascii=False) + "\n")
                         count += 1
     return count
 
 
-def _inside(passage: str, paragraphs: dict[str, list[Meaning]]) -> Iterator[str]:
-    """Yield the translations of the paragraphs that a passage holds."""
+def _inside(passage: str, paragraphs: dict[str, list[Meaning]]) -> Iterator[tuple[str, str]]:
+    """Yield language and text of the translations of the paragraphs that a passage holds."""
     for word in _WORD.finditer(passage):
         at = word.start()
         for meaning in paragraphs.get(passage[at : at + _FIRST], ()):
             if passage.startswith(meaning.pivot, at):
-                yield from (text for _, text in meaning.texts)
+                yield from meaning.texts
 
 
 def main() -> None:

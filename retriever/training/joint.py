@@ -85,7 +85,9 @@ class JointLoss(nn.Module):
         if not self.contrast.taught:
             return columns, None
         *columns, asked, found = columns
-        taught = self._teacher(asked, found)
+        english = asked["english"]
+        asked = {name: values for name, values in asked.items() if name != "english"}
+        taught = Taught(*self._teacher(asked, found), english)
         if self.contrast.keep:
             same = [_same_text(*sides) for sides in zip(columns[:2], (asked, found), strict=True)]
             taught = taught._replace(own=(same[0], same[1]))
@@ -125,16 +127,11 @@ class JointLoss(nn.Module):
         with torch.no_grad():
             return _joined([self.encode(some, passage=passage, run=run) for some in _cut(features, size)])
 
-    def _teacher(self, asked: Features, found: Features) -> Taught:
+    def _teacher(self, asked: Features, found: Features) -> tuple[Texts, Texts]:
         """Return what the model made of texts before it was trained."""
-        texts = [
-            column["input_ids"][text_mask(column, self._special, prompted)]
-            for column, prompted in zip((asked, found), self._prompted, strict=True)
-        ]
         run = partial(functional_call, getattr(self.model, "module", self.model), self._still)
         with torch.no_grad(), _without_adapters(self.model):
-            sides = [self._once(side, passage=place > 0, run=run) for place, side in enumerate((asked, found))]
-        return Taught(sides[0], sides[1], torch.equal(*texts))
+            return self._once(asked, passage=False, run=run), self._once(found, passage=True, run=run)
 
     def _once(self, features: Features, *, passage: bool, run: Callable[[Features], Features]) -> Texts:
         """Encode each text once, however often it stands in the batch."""

@@ -14,7 +14,7 @@ NT-Xent (Chen et al. 2020) has a row's own side among the candidates and is summ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -56,11 +56,12 @@ class Contrast:
         distil_late: the share of MaxSim in the teacher's similarities, cosines being the rest; of no effect where one
             of the two alone is an objective.
         anchor: the weight of the distance, 1 - cosine, between the dense vector of a text in any language and what the
-            teacher makes of it in English (Reimers and Gurevych 2020); of parallel text alone.
+            teacher makes of it in English (Reimers and Gurevych 2020); of parallel text, and of pairs that are English
+            on both sides; a mean over those rows.
         hold: the same by similarities, for token vectors have no partners in another language: the weight of the
             divergence of each side's similarities with the teacher's English texts from the teacher's own.
-        keep: the weight of the distance between token vectors and the teacher's, of English texts among parallel text:
-            where nothing holds them, English drifts, and all other languages are brought to where it was.
+        keep: the weight of the distance between token vectors and the teacher's, of English texts: where nothing holds
+            them, English drifts, and all other languages are brought to where it was.
         pairs: the weight of InfoNCE.
         lists: the weight of what scored lists teach.
         list_loss: how: "kl", the divergence from the softmax of the scores over a row's own candidates, or
@@ -135,14 +136,26 @@ def cosine(queries: Texts, passages: Texts) -> Tensor:
     return normalize(queries.dense.float(), dim=-1) @ normalize(passages.dense.float(), dim=-1).T
 
 
-def similarities(contrast: Contrast) -> list[tuple[Callable[[Texts, Texts], Tensor], bool]]:
-    """Return every similarity that is trained, and whether passages may ask by it."""
-    found: list[tuple[Callable[[Texts, Texts], Tensor], bool]] = []
-    if "dense" in contrast.objectives:
-        found.append((cosine, contrast.symmetric))
-    if "late" in contrast.objectives:
-        found += [(partial(maxsim, dims=dims), False) for dims in contrast.dims or (None,)]
-    return found
+class Similarity(NamedTuple):
+    """A similarity that is trained.
+
+    Attributes:
+        compare: of n texts with m, (n, m).
+        both: passages may ask by it.
+        weight: of its losses: similarities of several lengths are one objective.
+    """
+
+    compare: Callable[[Texts, Texts], Tensor]
+    both: bool
+    weight: float
+
+
+def similarities(contrast: Contrast) -> list[Similarity]:
+    """Return every similarity that is trained."""
+    dims = contrast.dims or (None,)
+    dense = [Similarity(cosine, contrast.symmetric, 1.0)] if "dense" in contrast.objectives else []
+    late = [Similarity(partial(maxsim, dims=some), both=False, weight=1 / len(dims)) for some in dims]
+    return dense + (late if "late" in contrast.objectives else [])
 
 
 def info_nce(scores: Tensor, own: Tensor | None, temperature: float) -> Tensor:
@@ -181,13 +194,13 @@ class Taught(NamedTuple):
     Attributes:
         queries: n texts.
         positives: n texts.
-        same: both sides are one text, and so the rows are parallel text.
+        english: (n,) bool, the rows that it read in English, where its vectors are those to come to.
         own: of each side, (n,) bool, which texts of the batch are those that the teacher read; None where none matter.
     """
 
     queries: Texts
     positives: Texts
-    same: bool
+    english: Tensor
     own: tuple[Tensor, Tensor] | None = None
 
 
@@ -214,30 +227,34 @@ def contrast_loss(columns: Sequence[Texts], contrast: Contrast, beside: Beside |
         beside: what else is known; None for nothing.
     """
     with torch.autocast(columns[0].mask.device.type, enabled=False):  # three digits are too few for similar passages
-        found = similarities(contrast)
-        late = len(found) - ("dense" in contrast.objectives)  # similarities of several lengths are one objective
-        taught = beside.teacher if beside else None
+        beside = beside or Beside()
+        taught = beside.teacher
         target = wanted(taught, contrast) if taught is not None and (contrast.distil or contrast.hold) else None
-        parts = [
-            _one_loss(columns, contrast, beside or Beside(), target, *kind) / (1 if kind[0] is cosine else late)
-            for kind in found
-        ]
-        if contrast.anchor and taught is not None and taught.same:
-            parts += [contrast.anchor / 2 * distance(*side) for side in zip(columns[:2], taught[:2], strict=True)]
-        if contrast.hold and taught is not None and target is not None and taught.same:
-            parts += [
-                contrast.hold / (1 if kind is cosine else late) * held(columns, taught, target, contrast, kind)
-                for kind, _ in found
-            ]
-        if contrast.keep and taught is not None and taught.same and taught.own is not None:
-            parts.append(contrast.keep * kept(columns, taught, taught.own))
+        parts = [kind.weight * _one_loss(columns, contrast, beside, target, kind) for kind in similarities(contrast)]
+        if taught is not None and taught.english.any():
+            parts += _like_english(columns, taught, target, contrast)
         return torch.stack(parts).sum()
+
+
+def _like_english(
+    columns: Sequence[Texts], taught: Taught, target: Tensor | None, contrast: Contrast
+) -> Iterator[Tensor]:
+    """Yield what brings texts, in whatever language, to where the teacher had their English side."""
+    if contrast.anchor:
+        for texts, side in zip(columns[:2], taught[:2], strict=True):
+            yield contrast.anchor / 2 * distance(texts, side, taught.english)
+    if contrast.hold and target is not None:
+        for kind in similarities(contrast):
+            yield contrast.hold * kind.weight * held(columns, taught, target, contrast, kind.compare)
+    if contrast.keep and taught.own is not None:
+        yield contrast.keep * kept(columns, taught, taught.own)
 
 
 def kept(columns: Sequence[Texts], taught: Taught, own: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean of 1 - cosine between token vectors and the teacher's, of texts that are the teacher's own."""
     near = []
-    for texts, teacher, rows in zip(columns[:2], taught[:2], own, strict=True):
+    for texts, teacher, same in zip(columns[:2], taught[:2], own, strict=True):
+        rows = same & taught.english
         if texts.late is None or teacher.late is None:
             raise ValueError("keep needs token vectors")
         width = min(texts.mask.shape[1], teacher.mask.shape[1])  # the same texts, padded to different batches
@@ -269,12 +286,13 @@ def held(
     """Return how far each side is from the teacher's by its similarities to the teacher's other side."""
     sides = similarity(columns[0], taught.positives), similarity(taught.queries, columns[1])
     learned = [log_softmax(side / contrast.temperature, dim=1) for side in sides]
-    return torch.stack([kl_div(side, target, reduction="batchmean") for side in learned]).mean()
+    rows = taught.english
+    return torch.stack([kl_div(side[rows], target[rows], reduction="batchmean") for side in learned]).mean()
 
 
-def distance(texts: Texts, target: Texts) -> Tensor:
-    """Return the mean of 1 - cosine between dense vectors and those that they should be."""
-    return 1 - cosine(texts, target).diagonal().mean()
+def distance(texts: Texts, target: Texts, rows: Tensor) -> Tensor:
+    """Return the mean of 1 - cosine between dense vectors and those that they should be, over the given rows."""
+    return 1 - cosine(texts, target).diagonal()[rows].mean()
 
 
 def _one_loss(
@@ -282,18 +300,18 @@ def _one_loss(
     contrast: Contrast,
     beside: Beside,
     target: Tensor | None,
-    similarity: Callable[[Texts, Texts], Tensor],
-    both: bool,
+    kind: Similarity,
 ) -> Tensor:
     """Return the loss by one similarity; ``target`` is how the teacher shares queries out."""
     queries, positives, *negatives = columns
+    similarity = kind.compare
     sides = [similarity(queries, side) for side in (positives, *negatives)]
     loss = torch.cat(sides, dim=1).sum() * 0  # a graph through every vector, whatever is not compared
     if contrast.pairs:
         waiting = [cosine(queries, beside.queue)] if beside.queue is not None and similarity is cosine else []
         own = similarity(queries, queries) if contrast.own_side else None
         loss = info_nce(torch.cat([*sides, *waiting], dim=1), own, contrast.temperature)
-        if both:
+        if kind.both:
             own = similarity(positives, positives) if contrast.own_side else None
             loss = (loss + info_nce(similarity(positives, queries), own, contrast.temperature)) / 2
         loss = contrast.pairs * loss

@@ -189,8 +189,8 @@ def mine(
     Args:
         sources: of pairs.
         engine: the collection of their passages, see :func:`index_passages`.
-        output: JSON Lines ``{"query", "positive", "lang", "source", "negatives", "scores"}``; it is there when it is
-            complete.
+        output: JSON Lines ``{"query", "positive", "lang", "positive_lang", "source", "negatives", "scores"}``; it is
+            there when it is complete.
         mining: how.
         on_progress: called with the number of queries more that are done.
     """
@@ -204,6 +204,7 @@ def mine(
                     "query": pair.query,
                     "positive": pair.positive,
                     "lang": pair.language,
+                    "positive_lang": pair.positive_language,
                     "source": source.name.removesuffix(f":{pair.language}"),
                     "negatives": [known.texts[identity] for identity in ids],
                     **({"scores": scores} if mining.scores else {}),

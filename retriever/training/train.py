@@ -30,8 +30,7 @@ from torch import Tensor
 from data.errors import UsageError
 from index.storage import write_json
 from retriever.adapters import FOLDER, find_adapters
-from retriever.bundled import NAME as BUNDLED
-from retriever.bundled import be_quiet, bundled_model
+from retriever.bundled import SHIPPED, be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
 from retriever.training.columns import PROMPTS, InOrder, collator, dataset, prompt_tokens
 from retriever.training.dev import METRIC, Ranking
@@ -150,7 +149,7 @@ def open_model(recipe: Recipe) -> Any:  # noqa: ANN401
     from sentence_transformers import SentenceTransformer
 
     torch.manual_seed(recipe.seed)
-    source = str(bundled_model()) if recipe.base == BUNDLED else recipe.base
+    source = str(bundled_model(recipe.base)) if recipe.base in SHIPPED else recipe.base
     on_card = torch.cuda.is_available()
     # The fused attention of PyTorch takes 2.7 s of a step's 5.5 in its backward pass on a processor; without it 3.2.
     settings = {} if on_card else {"attn_implementation": "eager"}
@@ -289,6 +288,7 @@ def _arguments(recipe: Recipe, output: Path) -> Any:  # noqa: ANN401
         learning_rate_mapping={r"^(model\.)?[1-9]\d*\.": how.projection_rate},
         lr_scheduler_type="cosine",
         warmup_steps=how.warmup,
+        adam_beta2=0.98,  # some 50 steps: of 1,000, as by default, a training of hundreds would not see the end
         max_grad_norm=1.0,
         bf16=how.bf16,
         seed=recipe.seed,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from data.errors import InputError, NotFoundError, UsageError
 from eval import reproduce as module
 from eval.bitext import SYSTEMS
 from eval.measures import parse_measures
-from eval.reproduce import markdown, read_checks, reproduce, update
+from eval.reproduce import Check, markdown, read_checks, reproduce, update
 from eval.systems import views_of
+from retriever.bundled import TRAINED
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,10 +30,19 @@ def test_every_check_names_systems_and_measures_that_there_are():
 
 
 def test_the_demo_is_as_it_should_be(tmp_path):
-    (told,) = reproduce(["demo"], None, tmp_path)
-    assert told["ok"], json.dumps(told["rows"], indent=1)
-    assert all(row["expected"] is not None for row in told["rows"])
-    assert len(told["rows"]) == 5
+    for told, count in zip(reproduce(["demo", "demo-trained"], None, tmp_path), (5, 6), strict=True):
+        assert told["ok"], json.dumps(told["rows"], indent=1)
+        assert all(row["expected"] is not None for row in told["rows"])
+        assert len(told["rows"]) == count
+    assert len(list(tmp_path.iterdir())) == 2  # a collection for each encoder
+
+
+def test_the_command_of_a_check_names_its_encoder():
+    told = {"name": "x", "title": "x", "dataset": "d", "tolerance": 0.1, "expected": {}}
+    check = Check(**told, encoder=TRAINED, using=("late",), measures=("mAP",))
+    assert check.command() == "polyseek eval d --encoder bundled-trained --using late --measures mAP"
+    assert replace(check, bitext=True).command() == "polyseek bitext d --encoder bundled-trained"
+    assert replace(check, bitext=True, encoder="bundled").command() == "polyseek bitext d"
 
 
 def test_what_differs_is_told(tmp_path, monkeypatch, demo_collection):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from data.errors import EncoderError
@@ -117,6 +118,26 @@ def test_the_bundled_model_has_both_views_and_its_centroids(encoder):
     assert {"en", "de", "sw", "zh", "ar", "th"} <= set(encoder.priors["late"].languages)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks Transformers so
+def test_the_trained_model_is_the_published_one_with_its_adapter_merged():
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    whole = AutoModel.from_pretrained(bundled.bundled_model(bundled.TRAINED)).state_dict()
+    published = AutoModel.from_pretrained(bundled.bundled_model())
+    before = {name: values.clone() for name, values in published.state_dict().items()}
+    merged = PeftModel.from_pretrained(published, bundled.SHIPPED[bundled.TRAINED]).merge_and_unload().state_dict()
+    assert merged.keys() == whole.keys()
+    for name, values in merged.items():
+        torch.testing.assert_close(whole[name], values, atol=1e-6, rtol=1e-5)
+    assert sum(not values.equal(before[name]) for name, values in whole.items()) == 12 * 6  # the matrices of 12 layers
+
+
+def test_what_ships_is_small():
+    sizes = [path.stat().st_size for path in bundled.SHIPPED[bundled.TRAINED].iterdir()]
+    assert sum(sizes) <= 12 * 1000**2
+
+
 def test_a_block_of_four_bit_weights():
     # Scale 0.5 is the float16 0x3800. Byte 0 is 0xF0: weight 0 has the low nibble 0, weight 16 the high one, 15. Byte 1
     # is 0x29: weights 1 and 17 have 9 and 2. The others are 0x88, 0. A weight is 0.5 * (nibble - 8).
@@ -195,6 +216,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_package, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("lost", ["projection.npy", bundled.ADAPTER, bundled.ADAPTER_CONFIG])
+def test_an_adapter_that_is_not_whole_is_one_line(tiny_package, tmp_path, monkeypatch, lost):
+    shutil.copytree(bundled.SHIPPED[bundled.TRAINED], tmp_path / "adapter")
+    (tmp_path / "adapter" / lost).unlink()
+    monkeypatch.setitem(bundled.SHIPPED, bundled.TRAINED, tmp_path / "adapter")
+    with pytest.raises(EncoderError, match=rf"^[^\n]* lacks the bundled model's {lost}: reinstall `polyseek`$"):
+        bundled.bundled_model(bundled.TRAINED)
 
 
 def test_a_cache_that_cannot_be_made_is_one_line(tiny_package, tmp_path, monkeypatch):

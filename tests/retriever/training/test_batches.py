@@ -82,7 +82,7 @@ def test_rare_languages_that_share_no_sentence_still_make_several_meanings():
 
 
 def test_the_same_text_of_two_rows_is_no_version():
-    row = Row("x", "x", (), "x", "x")
+    row = Row("x", "x", (), "x", "x", english=True)
     assert Mixer([pairs(4)], Mixing(rows=8), 0)._distinct([row, row]) == [row]
 
 
@@ -94,6 +94,21 @@ def test_english_stands_in_the_share_of_rows_asked_for():
         assert found == pytest.approx(share + (1 - share) * 2 / 8, abs=0.04)  # it is one language of eight beside
         sides = Counter(row[:2].index(row.asked) for row in rows if row.asked in row[:2])
         assert sides[0] == pytest.approx(sides[1], rel=0.25)
+
+
+def test_rows_say_whether_the_teacher_reads_english():
+    both = [("en", "en"), ("en", "de"), ("de", "en"), ("", "")]
+    answered = [Source("qa", [Pair(f"q {i}", f"a {i}", x, positive_language=y) for i in range(9)]) for x, y in both]
+    for source, english in ((meanings(50), True), *zip(answered, (True, False, False, False), strict=True)):
+        assert {row.english for row in Mixer([source], Mixing(rows=8), 0).batch()} == {english}
+
+
+def test_sentences_that_would_be_cut_are_left_out():
+    made = [Meaning("long" * (i % 3) + f" {i}", (("de", f"de {i}"),)) for i in range(90)]
+    mixer = Mixer([Source("parallel", made), pairs(4)], Mixing(rows=8, longest=6), 0)
+    found = {row.asked for _ in range(200) for row in mixer.batch()}
+    assert {x for x in found if "qa" not in x} == {f" {i}" for i in range(0, 90, 3)} | {f"long {i}" for i in (1, 4, 7)}
+    assert {x for x in found if "qa" in x} == {f"qa question {i}" for i in range(4)}
 
 
 def test_a_batch_is_of_neighbours():

@@ -22,6 +22,7 @@ def test_pairs_and_meanings_of_one_file(tmp_path):
         [
             {"query": "wer?", "positive": "Ada", "lang": "de", "source": "a"},
             {"query": "who?", "positive": "Ada", "negatives": ["Bob"], "scores": [3, 1.5], "lang": "en", "source": "a"},
+            {"query": "fox", "positive": "Ein Fuchs.", "lang": "en", "positive_lang": "DE", "source": "c"},
             {"en": "A fox.", "text": "Ein Fuchs.", "lang": "de", "source": "b"},
             {"en": "A fox.", "text": "Mbweha.", "lang": "sw", "source": "b"},
             {"en": "A cat.", "text": "Eine Katze.", "lang": "de", "source": "b"},
@@ -30,8 +31,9 @@ def test_pairs_and_meanings_of_one_file(tmp_path):
     skipped = Skipped()
     found = {source.name: source.examples for source in read_sources(path, skipped)}
     assert found == {
-        "mixed.jsonl.gz:a:de": [Pair("wer?", "Ada", "de")],
-        "mixed.jsonl.gz:a:en": [Pair("who?", "Ada", "en", ("Bob",), (3.0, 1.5))],
+        "mixed.jsonl.gz:a:de": [Pair("wer?", "Ada", "de", positive_language="de")],
+        "mixed.jsonl.gz:a:en": [Pair("who?", "Ada", "en", ("Bob",), (3.0, 1.5), "en")],
+        "mixed.jsonl.gz:c:en": [Pair("fox", "Ein Fuchs.", "en", positive_language="de")],
         "mixed.jsonl.gz:b": [
             Meaning("A cat.", (("de", "Eine Katze."),)),
             Meaning("A fox.", (("de", "Ein Fuchs."), ("sw", "Mbweha."))),

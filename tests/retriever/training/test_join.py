@@ -40,7 +40,10 @@ def test_a_query_is_joined_with_each_translation_of_what_its_passage_holds(tmp_p
         ("reef reader", "サンゴ礁の画素を読みます。"),
         ("reef reader", "Liest die Pixel von Korallenriffen."),
     ]
-    assert {(x["lang"], x["source"]) for x in found} == {("en", "joined")}
+    assert [(x["lang"], x["positive_lang"], x["source"]) for x in found] == [
+        ("en", "ja", "joined"),
+        ("en", "de", "joined"),
+    ]
     assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
 
 

@@ -3,8 +3,11 @@ import pytest
 import torch
 
 from retriever.training import joint
+from retriever.training.batches import Row
+from retriever.training.columns import collator, dataset
 from retriever.training.joint import JointLoss
 from retriever.training.losses import Contrast
+from retriever.training.recipe import Recipe
 
 QUERIES = ["query: what turns a coral reef white?", "query: ein Fuchs springt", "query: 珊瑚会变白", "query: uzio"]
 PASSAGES = [
@@ -100,6 +103,7 @@ def test_a_teacher_knows_texts_by_their_rows(tiny_folder):
     a, b = (torch.nn.functional.normalize(vectors, dim=-1) for vectors in wanted)
     inject_adapter_in_model(lora(4), model[0].model)
     columns = [features(model, texts) for texts in (QUERIES, PASSAGES, QUERIES, PASSAGES)]
+    columns[2]["english"] = torch.tensor([True, False, False, True])
     loss = JointLoss(model, Contrast(distil=1.0))
     before = loss.encode(columns[0], passage=False).late.detach()
     with torch.no_grad():  # what is learned afterwards is not the teacher's
@@ -109,7 +113,7 @@ def test_a_teacher_knows_texts_by_their_rows(tiny_folder):
     torch.testing.assert_close(taught.queries.late, before, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(taught.queries.dense, a, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(taught.positives.dense, b, atol=1e-5, rtol=1e-5)
-    assert not taught.same
+    assert taught.english.tolist() == [True, False, False, True]
 
 
 def test_without_adapters_the_teacher_is_the_model_of_the_beginning(tiny_folder):
@@ -118,6 +122,7 @@ def test_without_adapters_the_teacher_is_the_model_of_the_beginning(tiny_folder)
     model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
     texts = [QUERIES[0], *QUERIES, QUERIES[0]]  # one text more than once is one vector more than once
     columns = [features(model, side) for side in (texts, [*PASSAGES, *PASSAGES[:2]][: len(texts)])] * 2
+    columns[2] = columns[2] | {"english": torch.zeros(len(texts), dtype=torch.bool)}
     loss = JointLoss(model, Contrast(distil=1.0))
     before = [loss.encode(column, passage=place > 0) for place, column in enumerate(columns[:2])]
     with torch.no_grad():
@@ -137,20 +142,19 @@ def test_a_teacher_knows_which_texts_are_its_own(tiny_folder):
     loss = JointLoss(model, Contrast(keep=1.0))
     asked = [QUERIES[0], QUERIES[1]]
     columns = [features(model, x) for x in ([QUERIES[0], QUERIES[2] * 3], PASSAGES[:2], asked, PASSAGES[1:3])]
+    columns[2]["english"] = torch.tensor([True, True])
     _, taught = loss.taught(columns)
     assert [side.tolist() for side in taught.own] == [[True, False], [False, False]]
 
 
-def test_a_teacher_tells_parallel_text_by_what_stands_after_the_prompts(tiny_folder, tiny):
-    from peft import inject_adapter_in_model
-    from sentence_transformers import SentenceTransformer
-
-    from retriever.training.train import lora
+def test_the_trainer_hands_on_which_rows_are_english(tiny_folder):
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
     model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
-    inject_adapter_in_model(lora(4), model[0].model)
-    loss = JointLoss(model, Contrast(anchor=1.0), prompted=[tiny._prompted["query"], tiny._prompted["document"]])
-    asked, found = (features(model, [f"{role}: {x}" for x in ("Meer", "reef")]) for role in ("query", "passage"))
-    assert loss.taught([asked, found, asked, found])[1].same
-    other = features(model, ["passage: Meer", "passage: fox"])
-    assert not loss.taught([asked, other, asked, other])[1].same
+    english = [True, False, True, False]
+    rows = [Row(q, p, (), q, p, x) for q, p, x in zip(QUERIES, PASSAGES, english, strict=True)]
+    recipe = Recipe(data=(), contrast=Contrast(keep=1.0), held_out=0)
+    batch = collator(model, 32)(list(dataset([rows], model, recipe)))
+    columns, labels = SentenceTransformerTrainer.collect_features(None, batch)
+    assert labels is None and len(columns) == 4
+    assert JointLoss(model, recipe.contrast).taught(columns)[1].english.tolist() == english

@@ -1,0 +1,104 @@
+"""Make of a training what ships: a LoRA adapter in float16, the projection, and the centroid of every language.
+
+    python -m retriever.training.ship RUN PARALLEL.jsonl.gz data/adapters/multilingual-e5-small --share 0.75
+
+RUN is what ``polyseek train`` wrote from ``bundled``. Of what each matrix moved, the given share is taken:
+weights between those of a model and of its fine-tuning keep more of what the one knew and have most of what the other
+learned (Wortsman et al. 2022). Of that the singular vectors of the largest values are kept, B A with the rank of LoRA.
+Biases and layer norms stay as they were. The adapter is as PEFT writes one: PEFT puts it beside the published model as
+`retriever.bundled` adds it to the bundled one.
+
+The projection is turned to the principal axes of the token vectors that it gives: all of its dimensions have the same
+MaxSim as before, and the first ones more of it. The axes and the centroids are those of up to 200 sentences of each
+language, see `retriever.training.calibrate`; the log and what the run was made of are written beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import UsageError
+from index.ragged import Ragged
+from index.storage import write_array, write_json
+from retriever.bundled import ADAPTER, bundled_model, unpack
+from retriever.encoder import Encoder
+from retriever.training.calibrate import encode, projection, sample, write_centroids
+from retriever.training.train import LOG, MADE_OF, lora, write_tensors
+
+PUBLISHED = "intfloat/multilingual-e5-small"
+RANK = 64
+MOST = 384  # the shorter side of every matrix
+
+
+def low_rank(moved: Any, rank: int) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return A, (rank, n), and B, (m, rank), with B A nearest to a matrix, (m, n) (Eckart and Young 1936)."""
+    import torch
+
+    left, values, right = torch.linalg.svd(moved.float(), full_matrices=False)
+    root = values[:rank].sqrt()
+    return root[:, None] * right[:rank], left[:, :rank] * root
+
+
+def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = RANK) -> None:
+    """Write the folder; see the module.
+
+    Raises:
+        UsageError: a share that is none, or a rank below 1 or above that of the matrices.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    if not 0 < share <= 1 or not 1 <= rank <= MOST:
+        raise UsageError(f"a share is above 0 and at most 1, a rank from 1 to {MOST}, not {share} and {rank}")
+    base: Any = SentenceTransformer(str(bundled_model()), device="cpu")
+    trained: Any = SentenceTransformer(str(run / "model"), device="cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / LOG, folder / LOG)
+    made = json.loads((run / MADE_OF).read_text(encoding="utf-8"))
+    write_json(folder / MADE_OF, {**made, "shipped": {"share": share, "rank": rank}})
+    adapter = {}
+    for name, module in base[0].model.encoder.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            moved = trained[0].model.encoder.get_submodule(name).weight.data - module.weight.data
+            for part, matrix in zip("AB", low_rank(share * moved, rank), strict=True):
+                adapter[f"base_model.model.encoder.{name}.lora_{part}.weight"] = matrix.to(torch.float16)
+    config = lora(rank)
+    config.target_modules = r"encoder\..*\.(query|key|value|dense)"  # not the pooler's, which gives no vector here
+    config.base_model_name_or_path = PUBLISHED
+    config.save_pretrained(str(folder))
+    write_tensors(adapter, folder / ADAPTER)
+    before, after = (model[-1].linear.weight.data for model in (base, trained))
+    learned = torch.lerp(before, after, share).numpy()
+    drawn = sample(parallel)
+    languages = np.array([language for language, _ in drawn])
+    with tempfile.TemporaryDirectory() as scratch:
+        unpack(Path(scratch), learned, folder)
+        found = encode(Encoder.load(scratch), [text for _, text in drawn])
+    if found.dense is None or found.late is None:
+        raise ValueError("the model gives both kinds of vectors")
+    axes = projection(found.late, languages, len(learned))
+    write_array(folder / "projection.npy", axes @ learned)
+    write_centroids(folder, found.dense, Ragged(found.late.values @ axes.T, found.late.offsets), languages)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="what polyseek train wrote")
+    parser.add_argument("parallel", type=Path, help="parallel sentences, *.jsonl.gz")
+    parser.add_argument("folder", type=Path, help="where it goes")
+    parser.add_argument("--share", type=float, default=1.0, help="of what the training moved (default 1)")
+    parser.add_argument("--rank", type=int, default=RANK, help=f"of the adapter (default {RANK})")
+    arguments = parser.parse_args()
+    ship(arguments.run, arguments.parallel, arguments.folder, share=arguments.share, rank=arguments.rank)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.storage import write_json
+from retriever.bundled import bundled_model, unpack
+from retriever.encoder import Encoder
+from retriever.training.ship import low_rank, ship
+from retriever.training.train import LOG, MADE_OF
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_no_matrix_of_that_rank_is_nearer(seed, rank):
+    rng = np.random.default_rng(seed)
+    moved = rng.standard_normal((7, 5))
+    a, b = low_rank(torch.from_numpy(moved), rank)
+    assert a.shape == (rank, 5)
+    assert b.shape == (7, rank)
+    lost = np.linalg.norm(moved - (b @ a).numpy())
+    assert lost == pytest.approx(np.sqrt((np.linalg.svd(moved)[1][rank:] ** 2).sum()), rel=1e-4)
+
+
+def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(bundled_model()), device="cpu")
+    rng = torch.Generator().manual_seed(0)
+    for half in ("half", "whole"):  # a change of rank 2, once half as large
+        linear = model[0].model.encoder.layer[3].output.dense.weight.data
+        linear += 0.5 * torch.randn(384, 2, generator=rng.manual_seed(1)) @ torch.randn(2, 1536, generator=rng) * 0.1
+        model[-1].linear.weight.data += 0.5 * torch.randn(128, 384, generator=rng) * 0.01
+        model.save_pretrained(str(tmp_path / half / "model"))
+    for name in (LOG, MADE_OF):
+        write_json(tmp_path / "whole" / name, {})
+    rows = [
+        {"en": f"A sentence of number {i} here", "text": f"Ein Satz {i}", "lang": "de", "source": "x"} for i in range(4)
+    ]
+    with gzip.open(tmp_path / "parallel.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    shipped = tmp_path / "shipped"
+    ship(tmp_path / "whole", tmp_path / "parallel.jsonl.gz", shipped, share=0.5, rank=8)
+    unpack(tmp_path / "unpacked", np.load(shipped / "projection.npy"), shipped)
+    texts = ["Meer und Riff", "a fox jumps over the fence"]
+    wanted, found, old = (
+        Encoder.load(str(path), backend="torch").encode_documents(texts)
+        for path in (tmp_path / "half" / "model", tmp_path / "unpacked", bundled_model())
+    )
+    np.testing.assert_allclose(found.dense, wanted.dense, atol=2e-3)  # float16
+    similar, right = (x.late.values @ x.late.values.T for x in (found, wanted))
+    np.testing.assert_allclose(similar, right, atol=1e-2)  # turned, the same by every MaxSim
+    assert np.abs(wanted.dense - old.dense).max() > 0.02
+    assert json.loads((shipped / "centroids.json").read_text()) == {"languages": ["de", "en"]}
+    centroids = np.load(shipped / "centroids.late.npy")
+    tokens = Encoder.load(str(tmp_path / "unpacked")).encode_documents([row["text"] for row in rows]).late.values
+    np.testing.assert_allclose(centroids[0], tokens.mean(axis=0), atol=5e-3)  # bfloat16, in other batches
+    assert json.loads((shipped / "adapter_config.json").read_text())["r"] == 8
