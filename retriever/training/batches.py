@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -101,7 +101,6 @@ class Mixer:
         self._mixing = mixing
         self._cropping = cropping or Cropping()
         self._random = random.Random(seed)
-        sources = [self._short(source) for source in sources] if mixing.longest else sources
         usable = [source for source in sources if len(source.examples) > 1]
         if not usable:
             raise UsageError("no source has two examples, and one alone has nothing to be told apart from: give more")
@@ -130,13 +129,6 @@ class Mixer:
         if isinstance(near[0], Passage):
             return self._distinct(self._cut([e for e in near if isinstance(e, Passage)]))
         return self._distinct([self._answered(e) for e in near if isinstance(e, Pair)])
-
-    def _short(self, source: Source) -> Source:
-        """Return a source without the meanings that are too long."""
-        if not source.examples or not isinstance(source.examples[0], Meaning):
-            return source
-        kept = [e for e in source.examples if isinstance(e, Meaning) and len(e.pivot) <= self._mixing.longest]
-        return replace(source, examples=kept)
 
     def _drawn(self, sources: Sequence[Source], count: int) -> list[Source]:
         weights = [source.weight * len(source.examples) ** self._mixing.smoothing for source in sources]

@@ -7,10 +7,10 @@ A line of JSONL (``.gz`` too) is one of
     {"en", "text", "lang"}                     a sentence and its translation; all translations of one sentence are one
                                                meaning in several languages
 
-and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language,
-and the positive's where there is no "positive_lang". Raw text has no labels:
-`retriever.training.texts` reads it. Rows that teach nothing, an empty side, the same text on both sides, a pair that
-stands twice, are left out and counted; a line that is no such record ends the reading, with its number.
+and a BEIR folder with ``qrels/train.tsv`` is pairs as well. "lang" is the query's language, and the
+positive's where there is no "positive_lang". Raw text has no labels: `retriever.training.texts` reads it. Rows that
+teach nothing, an empty side, the same text on both sides, a pair that stands twice, are left out and counted; a line
+that is no such record ends the reading, with its number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,13 @@ class Source:
     Attributes:
         name: of the file, with the rows' own ``source`` where they have one.
         examples: pairs, meanings, or passages of one language.
+        origin: the rows' own ``source``, "" where they have none.
         weight: how often it is drawn, times what its size makes of it.
     """
 
     name: str
     examples: list[Pair] | list[Meaning] | list[Passage]
+    origin: str = ""
     weight: float = 1.0
 
 
@@ -127,8 +129,8 @@ def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = (),
     if kind == "text" or is_text(path):
         return _text_sources(path, skipped)
     rows = _beir_rows(path) if path.is_dir() else _rows(path, frozenset(leave_out), skipped)
-    pairs: dict[str, dict[tuple[str, str], Pair]] = {}
-    meanings: dict[str, dict[str, dict[str, str]]] = {}
+    pairs: dict[tuple[str, str], dict[tuple[str, str], Pair]] = {}
+    meanings: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     for source, row in rows:
         why = _useless(row)
         if why:
@@ -144,9 +146,10 @@ def read_sources(path: Path, skipped: Skipped, *, leave_out: Iterable[str] = (),
             if language in known:
                 skipped.counts["duplicates"] += 1
             known.setdefault(language, text)
-    found = [Source(name, list(some.values())) for name, some in sorted(pairs.items())]
-    for name, by_pivot in sorted(meanings.items()):
-        found.append(Source(name, [Meaning(pivot, tuple(by_pivot[pivot].items())) for pivot in sorted(by_pivot)]))
+    found = [Source(name, list(some.values()), origin) for (name, origin), some in sorted(pairs.items())]
+    for (name, origin), by_pivot in sorted(meanings.items()):
+        examples = [Meaning(pivot, tuple(by_pivot[pivot].items())) for pivot in sorted(by_pivot)]
+        found.append(Source(name, examples, origin))
     return _not_empty(found, path, skipped)
 
 
@@ -154,6 +157,16 @@ def _not_empty(found: list[Source], path: Path, skipped: Skipped) -> list[Source
     if not found:
         raise UsageError(f"{path} has nothing to train on{f' ({skipped})' if skipped.counts else ''}")
     return found
+
+
+def without_long(source: Source, longest: int, skipped: Skipped) -> Source:
+    """Return a source without the meanings whose English has more than so many characters; count them."""
+    if not source.examples or not isinstance(source.examples[0], Meaning):
+        return source
+    kept = [meaning for meaning in source.examples if isinstance(meaning, Meaning) and len(meaning.pivot) <= longest]
+    if len(kept) < len(source.examples):
+        skipped.counts[f"sentences of more than {longest} characters"] += len(source.examples) - len(kept)
+    return replace(source, examples=kept)
 
 
 def _text_sources(path: Path, skipped: Skipped) -> list[Source]:
@@ -182,9 +195,10 @@ def _useless(row: Pair | Meaning) -> str:
     return ""
 
 
-def _rows(path: Path, leave_out: frozenset[str], skipped: Skipped) -> Iterator[tuple[str, Pair | Meaning]]:
+def _rows(path: Path, leave_out: frozenset[str], skipped: Skipped) -> Iterator[tuple[tuple[str, str], Pair | Meaning]]:
+    """Yield every row with the name and the origin of its source."""
     for number, record in json_objects(path):
-        origin = record.get("source", "")
+        origin = str(record.get("source", ""))
         if origin in leave_out:
             skipped.counts[f"of {origin}, left out"] += 1
             continue
@@ -196,7 +210,7 @@ def _rows(path: Path, leave_out: frozenset[str], skipped: Skipped) -> Iterator[t
             ) from error
         name = f"{path.name}:{origin}" if origin else path.name
         # Queries in several languages for one passage are a parallel text too: a batch of them shares its language.
-        yield (f"{name}:{row.language}" if isinstance(row, Pair) and row.language else name), row
+        yield (f"{name}:{row.language}" if isinstance(row, Pair) and row.language else name, origin), row
 
 
 def _pair(record: dict[str, Any]) -> Pair:
@@ -218,7 +232,7 @@ def _meaning(record: dict[str, Any]) -> Meaning:
     return Meaning(pivot, ((language, text),))
 
 
-def _beir_rows(folder: Path) -> Iterator[tuple[str, Pair]]:
+def _beir_rows(folder: Path) -> Iterator[tuple[tuple[str, str], Pair]]:
     """Yield every judged query of the split ``train`` with each of its relevant documents."""
     reader = BeirFolder.open(folder, split="train")
     qrels = reader.qrels()
@@ -229,7 +243,8 @@ def _beir_rows(folder: Path) -> Iterator[tuple[str, Pair]]:
     for query in reader.queries():
         for document, grade in qrels.get(query.id, {}).items():
             if grade > 0 and document in texts:
-                yield folder.resolve().name, Pair(query.text, texts[document], query.lang, (), (), languages[document])
+                pair = Pair(query.text, texts[document], query.lang, (), (), languages[document])
+                yield (folder.resolve().name, ""), pair
 
 
 def letters(text: str) -> str:

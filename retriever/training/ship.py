@@ -18,13 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.errors import UsageError
+from data.errors import NotFoundError, PolyseekError, UsageError
 from index.ragged import Ragged
 from index.storage import write_array, write_json
 from retriever.bundled import ADAPTER, bundled_model, unpack
@@ -47,19 +48,31 @@ def low_rank(moved: Any, rank: int) -> tuple[Any, Any]:  # noqa: ANN401
 
 
 def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = RANK) -> None:
-    """Write the folder; see the module.
+    """Write the folder, see the module; files are moved there when all of them are made.
 
     Raises:
         UsageError: a share that is none, or a rank below 1 or above that of the matrices.
+        NotFoundError: no finished training, or no such file.
     """
+    if not 0 < share <= 1 or not 1 <= rank <= MOST:
+        raise UsageError(f"a share is above 0 and at most 1, a rank from 1 to {MOST}, not {share} and {rank}")
+    for path in (run / "model", run / LOG, run / MADE_OF, parallel):
+        if not path.exists():
+            raise NotFoundError(f"{path} does not exist: give what `polyseek train` wrote, and the parallel sentences")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        _write(run, parallel, Path(scratch), share, rank)
+        for path in sorted(Path(scratch).iterdir()):
+            path.chmod(0o644)  # safetensors leaves them to their owner alone
+            path.replace(folder / path.name)
+
+
+def _write(run: Path, parallel: Path, folder: Path, share: float, rank: int) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    if not 0 < share <= 1 or not 1 <= rank <= MOST:
-        raise UsageError(f"a share is above 0 and at most 1, a rank from 1 to {MOST}, not {share} and {rank}")
     base: Any = SentenceTransformer(str(bundled_model()), device="cpu")
     trained: Any = SentenceTransformer(str(run / "model"), device="cpu")
-    folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / LOG, folder / LOG)
     made = json.loads((run / MADE_OF).read_text(encoding="utf-8"))
     write_json(folder / MADE_OF, {**made, "shipped": {"share": share, "rank": rank}})
@@ -97,7 +110,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of what the training moved (default 1)")
     parser.add_argument("--rank", type=int, default=RANK, help=f"of the adapter (default {RANK})")
     arguments = parser.parse_args()
-    ship(arguments.run, arguments.parallel, arguments.folder, share=arguments.share, rank=arguments.rank)
+    try:
+        ship(arguments.run, arguments.parallel, arguments.folder, share=arguments.share, rank=arguments.rank)
+    except PolyseekError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from retriever.bundled import SHIPPED, be_quiet, bundled_model
 from retriever.training.batches import Mixer, Row
 from retriever.training.columns import PROMPTS, InOrder, collator, dataset, prompt_tokens
 from retriever.training.dev import METRIC, Ranking
-from retriever.training.examples import Skipped, Source, check_apart, read_sources
+from retriever.training.examples import Skipped, Source, check_apart, read_sources, without_long
 from retriever.training.joint import JointLoss
 from retriever.training.moco import MomentumLoss
 from retriever.training.recipe import Recipe, made_of
@@ -127,11 +127,7 @@ def _begin(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]]]:
     """Read the data and draw all batches: those that are held out, and those that are trained on."""
-    sources = [
-        replace(source, weight=data.weight)
-        for data in recipe.data
-        for source in read_sources(Path(data.path), skipped, leave_out=data.leave_out, kind=data.kind)
-    ]
+    sources = _sources(recipe, skipped)
     check_apart(sources, map(Path, (*recipe.apart, *((recipe.dev.path,) if recipe.dev else ()))))
     held: list[Source] = []
     if recipe.held_out:
@@ -142,6 +138,29 @@ def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[li
     counts = (recipe.held_out, recipe.optimizing.steps) if held else (recipe.optimizing.steps,)
     drawn = [[mixer.batch() for _ in range(count)] for mixer, count in zip(mixers, counts, strict=True)]
     return (drawn[0] if held else []), drawn[-1]
+
+
+def _sources(recipe: Recipe, skipped: Skipped) -> list[Source]:
+    """Read every file once, however many ``[[data]]`` take some of it.
+
+    Raises:
+        UsageError: one of them takes nothing.
+    """
+    takers: dict[tuple[str, str], list[frozenset[str]]] = {}
+    for data in recipe.data:
+        takers.setdefault((data.path, data.kind), []).append(frozenset(data.leave_out))
+    read = {
+        (path, kind): read_sources(Path(path), skipped, leave_out=frozenset.intersection(*left), kind=kind)
+        for (path, kind), left in takers.items()
+    }
+    sources, longest = [], recipe.mixing.longest
+    for data in recipe.data:
+        taken = [source for source in read[data.path, data.kind] if source.origin not in data.leave_out]
+        if not taken:
+            raise UsageError(f"{data.path} has nothing but what is left out: shorten leave_out, or drop this [[data]]")
+        own = [replace(source, weight=data.weight, examples=[*source.examples]) for source in taken]
+        sources += [without_long(source, longest, skipped) for source in own] if longest else own
+    return sources
 
 
 def open_model(recipe: Recipe) -> Any:  # noqa: ANN401

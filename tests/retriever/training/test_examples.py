@@ -4,7 +4,16 @@ import json
 import pytest
 
 from data.errors import InputError, NotFoundError, UsageError
-from retriever.training.examples import Meaning, Pair, Skipped, check_apart, letters, read_sources
+from retriever.training.examples import (
+    Meaning,
+    Pair,
+    Skipped,
+    Source,
+    check_apart,
+    letters,
+    read_sources,
+    without_long,
+)
 
 
 def write(path, rows):
@@ -112,3 +121,14 @@ def test_text_of_an_evaluation_set_is_refused(tmp_path):
 def test_letters_are_compared_without_case_width_and_signs():
     assert letters("Ａda, «LOVELACE»!") == letters("ada lovelace")
     assert letters("สวัสดี") != letters("สวัสดิ์")
+
+
+def test_long_sentences_are_left_out_and_counted():
+    made = [Meaning("long" * (i % 3) + f" {i}", (("de", f"de {i}"),)) for i in range(9)]
+    skipped = Skipped()
+    found = without_long(Source("parallel", made), 6, skipped)
+    assert [meaning.pivot for meaning in found.examples] == [" 0", "long 1", " 3", "long 4", " 6", "long 7"]
+    assert str(skipped) == "3 sentences of more than 6 characters"
+    answered = Source("qa", [Pair("a long question", "a long answer")])
+    assert without_long(answered, 6, skipped) == answered
+    assert skipped.counts.total() == 3

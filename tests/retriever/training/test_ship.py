@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.errors import UsageError
 from index.storage import write_json
 from retriever.bundled import bundled_model, unpack
 from retriever.encoder import Encoder
-from retriever.training.ship import low_rank, ship
+from retriever.training.ship import low_rank, main, ship
 from retriever.training.train import LOG, MADE_OF
 
 
@@ -59,4 +60,18 @@ def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
     centroids = np.load(shipped / "centroids.late.npy")
     tokens = Encoder.load(str(tmp_path / "unpacked")).encode_documents([row["text"] for row in rows]).late.values
     np.testing.assert_allclose(centroids[0], tokens.mean(axis=0), atol=5e-3)  # bfloat16, in other batches
+    assert [path.name for path in shipped.parent.iterdir() if path.name.startswith("tmp")] == []
     assert json.loads((shipped / "adapter_config.json").read_text())["r"] == 8
+
+
+@pytest.mark.parametrize(("share", "rank"), [(0.0, 8), (1.1, 8), (0.5, 0), (0.5, 385)])
+def test_a_share_or_rank_that_cannot_be_is_refused(tmp_path, share, rank):
+    with pytest.raises(UsageError, match="a share is above 0 and at most 1, a rank from 1 to 384"):
+        ship(tmp_path, tmp_path, tmp_path / "to", share=share, rank=rank)
+
+
+def test_what_is_no_finished_training_is_one_line_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ship", str(tmp_path / "run"), str(tmp_path / "x.gz"), str(tmp_path / "to")])
+    with pytest.raises(SystemExit, match=r"^\S*model does not exist: give what `polyseek train` wrote[^\n]*$"):
+        main()
+    assert not list(tmp_path.iterdir())

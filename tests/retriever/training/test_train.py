@@ -196,6 +196,29 @@ def test_a_source_of_more_weight_comes_more_often(tmp_path):
         read_recipe(path)
 
 
+def test_a_file_that_several_data_take_some_of_is_read_once(tmp_path):
+    rows = [{"query": f"{x} q {i}", "positive": f"{x} a {i}", "source": x} for x in "abc" for i in range(40)]
+    (tmp_path / "x.jsonl").write_text(
+        "\n".join(map(json.dumps, [*rows, {"query": "", "positive": "b", "source": "a"}]))
+    )
+    path = tmp_path / "x.toml"
+    some = '[[data]]\npath = "x.jsonl"\nleave_out = ["b", "c"]\n[[data]]\npath = "x.jsonl"\nleave_out = ["a", "c"]\n'
+    path.write_text(f"{some}weight = 3.0\n[mixing]\nrows = 4\n[optimizing]\nsteps = 600\n")
+    skipped = Skipped()
+    held, batches = _batches(read_recipe(path), skipped)
+    assert skipped.counts == {"of c, left out": 40, "with an empty side": 1}
+    assert {row.query[0] for batch in batches for row in batch} == {"a", "b"}
+    assert sum(batch[0].query[0] == "b" for batch in batches) / 600 == pytest.approx(0.75, abs=0.06)
+    assert not {row.query for batch in held for row in batch} & {row.query for batch in batches for row in batch}
+    twice = '[[data]]\npath = "x.jsonl"\n' * 2
+    path.write_text(f"{twice}[mixing]\nrows = 4\n[optimizing]\nsteps = 300\n")
+    held, batches = _batches(read_recipe(path), Skipped())
+    assert not {row.query for batch in held for row in batch} & {row.query for batch in batches for row in batch}
+    path.write_text(f'{some}[[data]]\npath = "x.jsonl"\nleave_out = ["a", "b", "c"]\n')
+    with pytest.raises(UsageError, match=r"x\.jsonl has nothing but what is left out"):
+        _batches(read_recipe(path), Skipped())
+
+
 def test_a_language_without_an_adapter_is_refused(tmp_path, tiny_folder):
     path = write_recipe(tmp_path / "x", tiny_folder, extra='language = "sw"')
     path.write_text(path.read_text().replace("lora_rank = 8", "lora_rank = 0"))
