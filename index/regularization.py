@@ -25,8 +25,9 @@ from index.ranking import Scores
 # middle), other sentences of the same article .35 where they are nearest (one of twenty).
 FAR, NEAR = 0.3, 0.6
 # So many translations settle it; one alone may be none. XQuAD-R, 260 questions on eight subjects, mAP of every sentence
-# in each of eleven languages, and of one right sentence in one language; nDCG@10 of AfriQA's questions in English:
-# without .540 .353 .8167, at once .686 .487 .8062, from one on .682 .521 .8166, from two on .677 .542 .8175.
+# in each of eleven languages, and of one right sentence in one language; nDCG@10 of AfriQA's questions in English
+# (fused by ranks): without .540 .353 .8167, at once .686 .487 .8062, from one on .682 .521 .8166, from two on .677
+# .542 .8175.
 ENOUGH = 2
 # Weights are whole numbers of these: the last bits of a cosine, which depend on the order that vectors were added in,
 # break no tie.

@@ -156,8 +156,8 @@ class Engine:
             within: the rows that might be found, sorted; None for all.
 
         Returns:
-            ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; a rank is None beyond the
-            depth to which fusion looks.
+            ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; a view that has a hit beyond
+            the depth to which fusion looks has None, though its score counts.
         """
         sources = self._sources()
         (known,) = sources.queries([query])
@@ -214,8 +214,8 @@ class Engine:
 
     def _fusion(self, sources: Sources, neutral: bool, share: Sharing) -> Ranker:
         # Shared words speak for a passage as far as documents share a language. Among eleven languages BM25
-        # would fill a third of the fused list with the query's own one, right or wrong: XQuAD-R mAP is .41 with weight
-        # 1, .55 with the concentration of .09, .56 with its square and with 0.
+        # would bring forward the query's own one, right or wrong: XQuAD-R's nDCG@10 is .625 with weight 1, .715 with
+        # the concentration of .09, .717 with its square and with 0.
         lexical = concentration(sources.snapshot.language_counts) ** 2 if neutral else 1.0
         weights = {"bm25": lexical, "dense": 1.0, "late": 1.0}
         parts = [(self._ranker(sources, view, neutral, share), weights[view]) for view in self.views]

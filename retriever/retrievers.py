@@ -1,4 +1,4 @@
-"""Retrievers: one for each view, fusion by reciprocal ranks, means over translations, and a cascade.
+"""Retrievers: one for each view, fusion by standard scores, means over translations, and a cascade.
 
 All are searched in the same way.
 """
@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.records import Hit, Query, check_string
 from index.analysis import query_terms
@@ -21,8 +22,6 @@ from index.ranking import Ranked, Rows, best
 from index.segment import Vectors
 from index.snapshot import Snapshot
 
-# Reciprocal-rank fusion's constant, from Cormack et al. 2009, "Reciprocal Rank Fusion outperforms Condorcet".
-RRF = 60
 # How deep the parts of a fusion or the first stage of a cascade look, at least.
 DEPTH = 100
 
@@ -169,7 +168,16 @@ def _lowered(
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """Weighted reciprocal-rank fusion: score(d) = sum over rankers of weight / (60 + rank of d)."""
+    """Weighted means of standard scores: how many deviations a candidate lies above the mean, in each view.
+
+    Candidates are what any ranker has among its best. Every ranker scores what is among anybody's best 100, and the
+    mean and the deviation are those of the same, so that k hardly matters to them:
+
+        score(d) = sum over rankers of weight * (own score of d - mean) / deviation,  over the sum of weights
+
+    What a ranker does not score has the least score that it found, or 0 at most where it found all that it could: no
+    shared word, no text.
+    """
 
     sources: Sources
     parts: Sequence[tuple[Ranker, float]]
@@ -177,15 +185,56 @@ class Fusion:
     def rank(self, queries: Sequence[Query], k: int, within: Sequence[Rows] | None) -> list[Ranked]:
         """Rank what any part finds among its best ``max(k, 100)``."""
         depth = max(k, DEPTH)
-        found = [(ranker.rank(queries, depth, within), weight) for ranker, weight in self.parts]
-        return [self._fuse([(ranked[i], weight) for ranked, weight in found], k) for i in range(len(queries))]
+        found = [ranker.rank(queries, depth, within) for ranker, _ in self.parts]
+        each = range(len(queries))
+        candidates = [np.unique(np.concatenate([one[i].rows for one in found])) for i in each]
+        first = [np.unique(np.concatenate([one[i].rows[:DEPTH] for one in found])) for i in each]
+        totals = [np.zeros(len(rows)) for rows in candidates]
+        for (ranker, weight), one in zip(self.parts, found, strict=True):
+            scored = _scored(ranker, queries, one, first, depth)
+            for i in each:
+                least = _least(one[i], depth)
+                totals[i] += weight * _standard(candidates[i], [one[i], scored[i]], first[i], least)
+        weights, order = sum(weight for _, weight in self.parts), self.sources.snapshot.id_order
+        return [
+            best(rows, (total / weights).astype(np.float32), k, id_order=order)
+            for rows, total in zip(candidates, totals, strict=True)
+        ]
 
-    def _fuse(self, rankings: Sequence[tuple[Ranked, float]], k: int) -> Ranked:
-        rows = np.concatenate([ranked.rows for ranked, _ in rankings])
-        gains = np.concatenate([w / (RRF + 1 + np.arange(len(ranked.rows))) for ranked, w in rankings])
-        unique, places = np.unique(rows, return_inverse=True)
-        scores = np.bincount(places, weights=gains, minlength=len(unique)).astype(np.float32)
-        return best(unique, scores, k, id_order=self.sources.snapshot.id_order)
+
+def _scored(
+    ranker: Ranker, queries: Sequence[Query], found: Sequence[Ranked], first: Sequence[Rows], depth: int
+) -> list[Ranked]:
+    """Return what a ranker makes of rows; one that found fewer than ``depth`` has nothing for those it did not find."""
+    scored = list(found)
+    asked = [
+        i
+        for i, ranked in enumerate(found)
+        if len(ranked.rows) == depth and not np.isin(first[i], ranked.rows, assume_unique=True).all()
+    ]
+    if asked:
+        again = ranker.rank([queries[i] for i in asked], max(len(first[i]) for i in asked), [first[i] for i in asked])
+        for i, ranked in zip(asked, again, strict=True):
+            scored[i] = ranked
+    return scored
+
+
+def _least(found: Ranked, depth: int) -> float:
+    """Return the score of what a ranker does not score."""
+    least = float(found.scores[-1]) if len(found.rows) else 0.0
+    return least if len(found.rows) == depth else min(0.0, least)
+
+
+def _standard(rows: Rows, scored: Sequence[Ranked], first: Rows, least: float) -> NDArray[np.float64]:
+    """Return the standard scores of candidates, (m,), by those in ``first``; 0 for all where those do not differ."""
+    scores = np.full(len(rows), least)
+    for ranked in scored:
+        scores[np.searchsorted(rows, ranked.rows)] = ranked.scores
+    usual = scores[np.searchsorted(rows, first)]
+    deviation = usual.std() if len(usual) else 0.0
+    if not deviation:  # float32 scores that are equal have exactly that mean in float64
+        return np.zeros(len(rows))
+    return np.asarray((scores - usual.mean()) / deviation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ are drawn. Much of what ranks high *is* an answer that nobody marked, so left ou
 - what scores more than ``margin`` times what the answer does: TopK-PercPos of NV-Retriever (Moreira et al. 2024,
   "Improving Text Embedding Models with Positive-aware Hard-negative Mining"), there with 95 %.
 
-That score is of the view that was searched. Fused scores say no more than ranks, so there it is the cosine of dense
-vectors, which an answer has that was not found, too. One below 0 is lowered by the same part of its amount.
+That score is of the view that was searched. Fused scores say how a candidate stands among the others, so there it is
+the cosine of dense vectors, which an answer has that was not found, too. One below 0 is lowered by the same part of its
+amount.
 """
 
 from __future__ import annotations
