@@ -216,7 +216,7 @@ def test_search_shows_each_hit_in_two_lines(full, run):
     assert (status, errors) == (0, "")
     lines = out.splitlines()
     assert len(lines) == 6
-    assert any(re.fullmatch(r"  \d\. \d\.\d{4} \[en\] Coral  \(en\)", line) for line in lines)
+    assert any(re.fullmatch(r"  \d\. -?\d\.\d{4} \[en\] Coral  \(en\)", line) for line in lines)
     # A text without blanks is cut like any other.
     assert any(re.fullmatch(r"     海水变暖时珊瑚会变白。\S{220,230} \.\.\.", line) for line in lines)
 
