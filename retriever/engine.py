@@ -10,6 +10,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from data.errors import NotFoundError, UsageError
 from data.records import Document, Hit, Query
 from index.adding import AddReport, Progress, Writing
@@ -156,8 +158,8 @@ class Engine:
             within: the rows that might be found, sorted; None for all.
 
         Returns:
-            ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; a view that has a hit beyond
-            the depth to which fusion looks has None, though its score counts.
+            ``{"language", "neutral", "terms", "hits": {id: {view: {"rank", "score"}}}}``; the rank is None beyond the
+            depth to which fusion looks, and so is a view that has no score.
         """
         sources = self._sources()
         (known,) = sources.queries([query])
@@ -166,7 +168,11 @@ class Engine:
         for view in views:
             search = Search(sources, self._ranker(sources, view, neutral))
             (found,) = search.search([known], max(DEPTH, len(hits)), within=None if within is None else [within])
-            ranks = {hit.id: {"rank": rank, "score": hit.score} for rank, hit in enumerate(found, 1)}
+            ranks: dict[str, Any] = {hit.id: {"rank": n, "score": hit.score} for n, hit in enumerate(found, 1)}
+            deeper = np.sort(sources.snapshot.find([identity for identity in told if identity not in ranks]))
+            if len(deeper):
+                (found,) = search.search([known], len(deeper), within=[deeper[deeper >= 0]])
+                ranks |= {hit.id: {"rank": None, "score": hit.score} for hit in found}
             for identity, entry in told.items():
                 entry[view] = ranks.get(identity)
         searched = query_terms(known.text, (known.lang, *sources.snapshot.language_counts))

@@ -205,7 +205,10 @@ class Fusion:
 def _scored(
     ranker: Ranker, queries: Sequence[Query], found: Sequence[Ranked], first: Sequence[Rows], depth: int
 ) -> list[Ranked]:
-    """Return what a ranker makes of rows; one that found fewer than ``depth`` has nothing for those it did not find."""
+    """Return what a ranker makes of rows; one that found fewer than ``depth`` has nothing for those it did not find.
+
+    It is asked about all of them, not only about the others, so that equal texts have equal scores.
+    """
     scored = list(found)
     asked = [
         i

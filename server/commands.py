@@ -336,7 +336,7 @@ def show_reproduce(result: Result) -> str:
 def _explained(views: dict[str, Any] | None) -> str:
     if not views:
         return ""
-    told = (f"{view} {v['rank']} ({v['score']:.4f})" if v else f"{view} -" for view, v in views.items())
+    told = (f"{view} {v['rank'] or '-'} ({v['score']:.4f})" if v else f"{view} -" for view, v in views.items())
     return f"\n     {', '.join(told)}"
 
 

@@ -20,7 +20,7 @@ _NOTES = {
     "k": "How many hits at most.",
     "using": "The way to look. /info lists those that this collection can do; the first is the default.",
     "neutral": "Rank all languages alike: remove what a language adds to every score. Changes nothing for bm25.",
-    "explain": "Tell the rank and the score of every hit in every view.",
+    "explain": "Tell the rank and the score of every hit in every view; no rank where it is deep.",
     "languages": "Only documents in these languages (ISO 639 codes, any form); without it, all.",
     "within": "Only these documents. An empty list allows none; ids that do not exist are passed over.",
     "id": "The id of a document, percent-encoded. It may contain slashes.",
@@ -125,7 +125,8 @@ def _schemas(modes: tuple[str, ...]) -> Schema:
         "instance": _STRING,
     }
     position = {**_COUNT, "description": "Which record of a batch was refused, from 0."}
-    hit = {"rank": {"type": "integer", "minimum": 1}, "id": _STRING, "score": {"type": "number"}, **document}
+    score = {"type": "number", "description": "Higher is better; of hybrid, deviations above the mean of candidates."}
+    hit = {"rank": {"type": "integer", "minimum": 1}, "id": _STRING, "score": score, **document}
     given = {"type": "object", "required": ["id", "text"], "properties": document, "additionalProperties": True}
     return {
         "Search": _object({"queries": queries, **options, "within": within}, "queries"),

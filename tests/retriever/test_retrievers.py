@@ -374,6 +374,22 @@ def averaged(engine, scores):
     return means
 
 
+def test_an_explanation_has_scores_beyond_the_depth_of_fusion(parallel):
+    query = Query("warm reef", "en")
+    (hits,) = parallel.retriever("hybrid", neutral=False).search([query], 100)
+    told = parallel.explain(query, hits[-40:], using="hybrid", neutral=False)["hits"]
+    for view in ("bm25", "dense", "late"):
+        scored = dict(parallel.retriever(view, neutral=False).search([query], 135)[0])
+        ranks = {identity: rank for rank, identity in enumerate(scored, 1)}
+        for identity, views in told.items():
+            if identity in scored:
+                assert views[view]["score"] == pytest.approx(scored[identity], abs=1e-6)
+                assert views[view]["rank"] == (ranks[identity] if ranks[identity] <= 100 else None)
+            else:
+                assert views[view] is None
+    assert any(views["dense"]["rank"] is None for views in told.values())
+
+
 @dataclass(frozen=True)
 class Knows:
     """A ranker that has a score for every row."""
