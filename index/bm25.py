@@ -141,6 +141,7 @@ class Bm25View:
         for members, rows in groups(within, queries, self._live):
             allowed = np.zeros(len(self._live), np.bool_)
             allowed[rows] = True
+            allowed.setflags(write=False)  # as those of all rows: to Numba what may be written is of another type
             yield members, allowed
 
     def _parts(self, spans: Sequence[NDArray[np.int64]], norms: Floats, allowed: Mask) -> list[lexical.Part]:

@@ -130,8 +130,13 @@ def serve(arguments: Namespace) -> None:
 
     # "Task queue depth is 1" is said at the first request and whenever all threads are busy: not a line for a terminal.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    app = create_app(_engine(arguments))
-    run(app, arguments.host, arguments.port, on_ready=lambda url: _say(f"Polyseek is at {url} (Ctrl-C ends it)"))
+    engine = _engine(arguments)
+
+    def on_ready(url: str) -> None:
+        engine.warm()
+        _say(f"Polyseek is at {url} (Ctrl-C ends it)")
+
+    run(create_app(engine), arguments.host, arguments.port, on_ready=on_ready)
 
 
 def evaluate(arguments: Namespace) -> Result:

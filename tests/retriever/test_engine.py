@@ -135,6 +135,15 @@ def test_an_explanation_counts_ranks_inside_the_filter(engine):
     assert told["hits"]["sw"]["dense"]["rank"] == told["hits"]["sw"]["late"]["rank"] == 1
 
 
+def test_warming_searches_and_changes_nothing(lexical):
+    before = lexical.info()
+    lexical.warm()
+    assert lexical.info() == before
+    lexical.delete([document.id for document in DOCUMENTS])
+    lexical.warm()  # nothing to search for
+    assert lexical.info()["documents"] == 0
+
+
 def test_adding_and_deleting_swap_the_snapshot(lexical):
     before, retriever = lexical.snapshot, lexical.retriever("bm25")
     report = lexical.add([Document("new", "coral"), DOCUMENTS[0], Document("zh", "珊瑚", lang="zh")])
