@@ -40,6 +40,8 @@ from retriever.retrievers import (
 )
 
 MODES = ("hybrid", "cascade", "dense", "late", "bm25")
+# Characters of a document that a warming search asks for: a book as a question would keep the server waiting.
+WARMED = 100
 Sharing: TypeAlias = Callable[[Ranker], Ranker]
 
 
@@ -143,9 +145,9 @@ class Engine:
 
     def warm(self) -> None:
         """Search once, so that what is compiled at its first use, 15 s on a new machine, is when a question comes."""
-        rows = np.flatnonzero(self.snapshot.live)[:1].tolist()
-        for row in rows:
-            self.retriever(self.modes[0]).search([self.snapshot.document(row).content()], 1)
+        for row in np.flatnonzero(self.snapshot.live)[:1].tolist():
+            text = self.snapshot.document(row).content()[:WARMED]
+            self.retriever(self.modes[0]).search([text], 1)
 
     def identify(self, text: str) -> str:
         """Return the language of a text, "" where there is no telling."""

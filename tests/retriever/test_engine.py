@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -142,6 +143,18 @@ def test_warming_searches_and_changes_nothing(lexical):
     lexical.delete([document.id for document in DOCUMENTS])
     lexical.warm()  # nothing to search for
     assert lexical.info()["documents"] == 0
+
+
+def test_warming_asks_for_the_beginning_of_a_long_document_alone(tmp_path, tiny_folder):
+    book = Document("book", "coral reef " * 2_000, lang="en")
+    build_collection([book], tmp_path / "c", BuildSettings(encoder=str(tiny_folder)))
+    opened = Engine.open(tmp_path / "c")
+    opened.warm()  # compiles
+    started = time.perf_counter()
+    opened.warm()
+    warmed = time.perf_counter()
+    opened.retriever("hybrid").search([book.text], 1)
+    assert warmed - started < (time.perf_counter() - warmed) / 5
 
 
 def test_adding_and_deleting_swap_the_snapshot(lexical):
