@@ -68,6 +68,28 @@ class Dev:
 
 
 @dataclass(frozen=True, slots=True)
+class Projection:
+    """A new projection of token vectors, in the place of the base's, see `retriever.training.projection`.
+
+    Attributes:
+        dims: of token vectors.
+        directions: that tell languages apart and are taken off.
+        texts: of each language of parallel text, and of each other source, that it is fitted to.
+        leave_out: values of "source" whose texts are no running text: messages of programs, headings.
+    """
+
+    dims: int = 128
+    directions: int = 4
+    texts: int = 100
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse to fit to nothing."""
+        if min(self.dims, self.texts) < 1 or self.directions < 0:
+            raise ValueError("a [projection] has dims and texts of 1 or more, and directions of 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizing:
     """How weights move.
 
@@ -77,6 +99,7 @@ class Optimizing:
         projection_rate: that of modules after the transformer.
         warmup: steps.
         lora_rank: of the adapters on every linear layer; 0 trains all weights but the embeddings.
+        projection_only: the transformer stands still, and only modules after it learn; ``lora_rank`` is of no effect.
         tokens: texts are cut to so many.
         mini_batch: texts in one forward pass, with GradCache; 0 for all without.
         bf16: forward and backward passes in bfloat16.
@@ -89,6 +112,7 @@ class Optimizing:
     projection_rate: float = 1e-3
     warmup: int = 50
     lora_rank: int = 64
+    projection_only: bool = False
     tokens: int = 128
     mini_batch: int = 0
     bf16: bool = True
@@ -111,6 +135,7 @@ class Recipe:
         apart: BEIR folders whose text must not be in the data.
         mixing, cropping, contrast, optimizing: see there.
         moco: a queue of passages; None for none.
+        projection: what token vectors are projected by when the training begins; None for the base's own.
     """
 
     data: tuple[Data, ...]
@@ -124,6 +149,7 @@ class Recipe:
     contrast: Contrast = field(default_factory=Contrast)
     optimizing: Optimizing = field(default_factory=Optimizing)
     moco: Moco | None = None
+    projection: Projection | None = None
     dev: Dev | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +159,8 @@ class Recipe:
         contrast = self.contrast
         if not (contrast.pairs or contrast.taught or contrast.lists):
             raise ValueError("pairs = 0 leaves nothing to learn: add distil, anchor, hold, keep or lists")
+        if self.optimizing.projection_only and (self.language or contrast.objectives != ("late",)):
+            raise ValueError('projection_only moves no dense vector and no adapter: objectives = ["late"], no language')
         if self.moco is not None and not contrast.pairs:
             raise ValueError("pairs = 0 leaves the queue of [moco] without use: leave one of them out")
         if self.mixing.versions > 1 and contrast.pairs:
@@ -153,7 +181,10 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is no recipe: {error}") from error
     try:
-        parts = {"mixing": Mixing, "cropping": Cropping, "contrast": Contrast, "optimizing": Optimizing, "moco": Moco}
+        parts = {
+            "mixing": Mixing, "cropping": Cropping, "contrast": Contrast, "optimizing": Optimizing, "moco": Moco,
+            "projection": Projection,
+        }  # fmt: skip
         own: dict[str, Any] = {
             key: _filled(parts[key], value) if key in parts else value for key, value in told.items() if key != "data"
         }

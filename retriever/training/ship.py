@@ -2,7 +2,7 @@
 
     python -m retriever.training.ship RUN PARALLEL.jsonl.gz data/adapters/multilingual-e5-small --share 0.75
 
-RUN is what ``polyseek train`` wrote from ``bundled``. Of what each matrix moved, the given share is taken:
+RUN is what ``polyseek train`` wrote from a bundled model. Of what each matrix moved, the given share is taken:
 weights between those of a model and of its fine-tuning keep more of what the one knew and have most of what the other
 learned (Wortsman et al. 2022). Of that the singular vectors of the largest values are kept, B A with the rank of LoRA.
 Biases and layer norms stay as they were. The adapter is as PEFT writes one: PEFT puts it beside the published model as
@@ -10,7 +10,9 @@ Biases and layer norms stay as they were. The adapter is as PEFT writes one: PEF
 
 The projection is turned to the principal axes of the token vectors that it gives: all of its dimensions have the same
 MaxSim as before, and the first ones more of it. The axes and the centroids are those of up to 200 sentences of each
-language, see `retriever.training.calibrate`; the log and what the run was made of are written beside them.
+language, see `retriever.training.calibrate`; the log and what the run was made of are written beside them. Of a run
+with ``projection_only`` the projection is taken whole and nothing else is written: the adapter that lies in the folder,
+and the files of its run, stay.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.errors import NotFoundError, PolyseekError, UsageError
 from index.ragged import Ragged
@@ -31,7 +34,8 @@ from index.storage import write_array, write_json
 from retriever.bundled import ADAPTER, bundled_model, unpack
 from retriever.encoder import Encoder
 from retriever.training.calibrate import encode, projection, sample, write_centroids
-from retriever.training.train import LOG, MADE_OF, lora, write_tensors
+from retriever.training.model import lora, write_tensors
+from retriever.training.train import LOG, MADE_OF
 
 PUBLISHED = "intfloat/multilingual-e5-small"
 RANK = 64
@@ -54,28 +58,43 @@ def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = R
         UsageError: a share that is none, or a rank below 1 or above that of the matrices.
         NotFoundError: no finished training, or no such file.
     """
+    import torch
+
     if not 0 < share <= 1 or not 1 <= rank <= MOST:
         raise UsageError(f"a share is above 0 and at most 1, a rank from 1 to {MOST}, not {share} and {rank}")
     for path in (run / "model", run / LOG, run / MADE_OF, parallel):
         if not path.exists():
             raise NotFoundError(f"{path} does not exist: give what `polyseek train` wrote, and the parallel sentences")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        _write(run, parallel, Path(scratch), share, rank)
-        for path in sorted(Path(scratch).iterdir()):
+    made = json.loads((run / MADE_OF).read_text(encoding="utf-8"))
+    alone = made["recipe"]["optimizing"]["projection_only"]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made_here:
+        scratch = Path(made_here)
+        trained = _open(run / "model")
+        learned = trained[-1].linear.weight.data
+        if not alone:
+            base = _open(bundled_model())
+            _write_adapter(base, trained, scratch, share, rank)
+            learned = torch.lerp(base[-1].linear.weight.data, learned, share)
+        adapter = folder if alone else scratch
+        _write_projection(learned.numpy(), adapter if (adapter / ADAPTER).exists() else None, parallel, scratch)
+        shutil.copyfile(run / LOG, scratch / (f"projection.{LOG}" if alone else LOG))
+        shipped = {} if alone else {"shipped": {"share": share, "rank": rank}}
+        write_json(scratch / (f"projection.{MADE_OF}" if alone else MADE_OF), {**made, **shipped})
+        for path in sorted(scratch.iterdir()):
             path.chmod(0o644)  # safetensors leaves them to their owner alone
             path.replace(folder / path.name)
 
 
-def _write(run: Path, parallel: Path, folder: Path, share: float, rank: int) -> None:
-    import torch
+def _open(folder: Path) -> Any:  # noqa: ANN401
     from sentence_transformers import SentenceTransformer
 
-    base: Any = SentenceTransformer(str(bundled_model()), device="cpu")
-    trained: Any = SentenceTransformer(str(run / "model"), device="cpu")
-    shutil.copyfile(run / LOG, folder / LOG)
-    made = json.loads((run / MADE_OF).read_text(encoding="utf-8"))
-    write_json(folder / MADE_OF, {**made, "shipped": {"share": share, "rank": rank}})
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def _write_adapter(base: Any, trained: Any, folder: Path, share: float, rank: int) -> None:  # noqa: ANN401
+    import torch
+
     adapter = {}
     for name, module in base[0].model.encoder.named_modules():
         if isinstance(module, torch.nn.Linear):
@@ -87,12 +106,14 @@ def _write(run: Path, parallel: Path, folder: Path, share: float, rank: int) -> 
     config.base_model_name_or_path = PUBLISHED
     config.save_pretrained(str(folder))
     write_tensors(adapter, folder / ADAPTER)
-    before, after = (model[-1].linear.weight.data for model in (base, trained))
-    learned = torch.lerp(before, after, share).numpy()
+
+
+def _write_projection(learned: NDArray[np.float32], adapter: Path | None, parallel: Path, folder: Path) -> None:
+    """Write the projection, turned, and the centroids of the published model, or of that with an adapter."""
     drawn = sample(parallel)
     languages = np.array([language for language, _ in drawn])
     with tempfile.TemporaryDirectory() as scratch:
-        unpack(Path(scratch), learned, folder)
+        unpack(Path(scratch), learned, adapter)
         found = encode(Encoder.load(scratch), [text for _, text in drawn])
     if found.dense is None or found.late is None:
         raise ValueError("the model gives both kinds of vectors")

@@ -5,6 +5,7 @@
     OUTPUT/training.json         recipe, digests of the data, versions, results
     OUTPUT/adapter/              what was learned alone: LoRA weights, and the modules after the transformer
     OUTPUT/model/                the whole model, an ordinary checkpoint
+    OUTPUT/projection.npy        where the projection began, if a new one did
 
 The batches are all drawn before the first step: they depend on nothing but data and seed, and a training that goes on
 after a stop takes up the batch that would have come next.
@@ -15,8 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -24,25 +24,37 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from data.errors import UsageError
-from index.storage import write_json
-from retriever.adapters import FOLDER, find_adapters
-from retriever.bundled import SHIPPED, be_quiet, bundled_model
+from index.storage import write_array, write_json
+from retriever.adapters import FOLDER
+from retriever.bundled import be_quiet
 from retriever.training.batches import Mixer, Row
 from retriever.training.columns import PROMPTS, InOrder, collator, dataset, prompt_tokens
 from retriever.training.dev import METRIC, Ranking
 from retriever.training.examples import Skipped, Source, check_apart, read_sources, without_long
 from retriever.training.joint import JointLoss
 from retriever.training.moco import MomentumLoss
+from retriever.training.model import (
+    load_base,
+    lora,
+    open_model,
+    read_learned,
+    read_tensors,
+    take_adapters_out,
+    write_learned,
+    write_tensors,
+)
+from retriever.training.projection import draw, fit
 from retriever.training.recipe import Recipe, made_of
 
-LEARNED = "learned.safetensors"
 LOG = "log.csv"
 MADE_OF = "training.json"
 MEMORY = "memory.safetensors"
+BEGUN = "projection.npy"
 # Of so many examples of a source one is held out, where any are.
 HELD = 20
 TOLD = {"eval_loss": "held_out_loss", f"eval_{METRIC}": "dev_map"}
@@ -71,9 +83,9 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
         raise UsageError("training needs more packages: pip install 'polyseek[train]'")
     be_quiet()
     skipped = Skipped()
-    held, batches = _batches(recipe, skipped)
+    held, batches, sources = _batches(recipe, skipped)
     made = _begin(recipe, output)
-    model = open_model(recipe)
+    model = open_model(recipe, _begun(recipe, sources, output, progress))
     kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
     loss = kind(
         model, recipe.contrast, prompted=[prompt_tokens(model, role) for role in PROMPTS],
@@ -125,8 +137,8 @@ def _begin(recipe: Recipe, output: Path) -> dict[str, Any]:
     return made
 
 
-def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]]]:
-    """Read the data and draw all batches: those that are held out, and those that are trained on."""
+def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[list[Row]], list[Source]]:
+    """Read the data and draw all batches: those that are held out, those that are trained on, and what of."""
     sources = _sources(recipe, skipped)
     check_apart(sources, map(Path, (*recipe.apart, *((recipe.dev.path,) if recipe.dev else ()))))
     held: list[Source] = []
@@ -137,7 +149,20 @@ def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[li
     mixers = (Mixer(some, recipe.mixing, recipe.seed, cropping=recipe.cropping) for some in (held, sources) if some)
     counts = (recipe.held_out, recipe.optimizing.steps) if held else (recipe.optimizing.steps,)
     drawn = [[mixer.batch() for _ in range(count)] for mixer, count in zip(mixers, counts, strict=True)]
-    return (drawn[0] if held else []), drawn[-1]
+    return (drawn[0] if held else []), drawn[-1], sources
+
+
+def _begun(recipe: Recipe, sources: Sequence[Source], output: Path, progress: Progress) -> NDArray[np.float32] | None:
+    """Return where a new projection begins: where it began when a training was stopped; None without a new one."""
+    path = output / BEGUN
+    if recipe.projection is None:
+        return None
+    if not path.exists():
+        with progress("projection", None) as advance:
+            drawn = draw(sources, recipe.projection, recipe.seed)
+            write_array(path, fit(load_base(recipe), drawn, recipe.projection, lambda _: advance(1, "")))
+    matrix: NDArray[np.float32] = np.load(path)
+    return matrix
 
 
 def _sources(recipe: Recipe, skipped: Skipped) -> list[Source]:
@@ -161,57 +186,6 @@ def _sources(recipe: Recipe, skipped: Skipped) -> list[Source]:
         own = [replace(source, weight=data.weight, examples=[*source.examples]) for source in taken]
         sources += [without_long(source, longest, skipped) for source in own] if longest else own
     return sources
-
-
-def open_model(recipe: Recipe) -> Any:  # noqa: ANN401
-    """Load the base encoder, with adapters where the recipe asks for some, and embeddings that do not move."""
-    from sentence_transformers import SentenceTransformer
-
-    torch.manual_seed(recipe.seed)
-    source = str(bundled_model(recipe.base)) if recipe.base in SHIPPED else recipe.base
-    on_card = torch.cuda.is_available()
-    # The fused attention of PyTorch takes 2.7 s of a step's 5.5 in its backward pass on a processor; without it 3.2.
-    settings = {} if on_card else {"attn_implementation": "eager"}
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = SentenceTransformer(source, device="cuda" if on_card else "cpu", model_kwargs=settings, config_kwargs=still)
-    _choose(model, recipe)
-    return model
-
-
-def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
-    """Let those parameters move that the recipe trains, and add LoRA's.
-
-    Raises:
-        UsageError: a language alone without an adapter for it, or one that the base has no adapter of.
-    """
-    backbone, rank = model[0].model, recipe.optimizing.lora_rank
-    modular = backbone.config.model_type == "xmod"
-    if recipe.language and not rank and not modular:
-        raise UsageError("language needs learned adapters: give a lora_rank, or leave it out")
-    if modular:
-        adapters = find_adapters(model[0], Path())
-        if recipe.language not in ("", *adapters.names):
-            known = ", ".join(sorted(adapters.names))
-            raise UsageError(f"the base has no adapter for {recipe.language!r}: it has {known}")
-        adapters.use(adapters.names.get(recipe.language, adapters.default))
-    still = (r"embeddings\.", r"\.adapter_modules\.", r"\.adapter_layer_norm\.")
-    for name, parameter in backbone.named_parameters():
-        if rank or any(re.search(part, name) for part in still):
-            parameter.requires_grad = False
-    if rank:
-        from peft import inject_adapter_in_model
-
-        inject_adapter_in_model(lora(rank), backbone)
-    if recipe.language and not modular:
-        for module in list(model)[1:]:
-            module.requires_grad_(requires_grad=False)
-
-
-def lora(rank: int) -> Any:  # noqa: ANN401
-    """Return the form of the adapters, for PEFT."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=["query", "key", "value", "dense"])
 
 
 def _ranking(recipe: Recipe, loss: JointLoss) -> list[Ranking] | None:
@@ -264,34 +238,6 @@ def _callbacks(trainer: Any, advance: Callable[[int, str], None], patience: int)
     trainer.add_callback(Watch())
     if patience:
         trainer.add_callback(EarlyStoppingCallback(patience))
-
-
-def write_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
-    """Write the parameters that a training moves."""
-    write_tensors({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, folder / LEARNED)
-
-
-def read_learned(model: Any, folder: Path) -> None:  # noqa: ANN401
-    """Read what :func:`write_learned` wrote."""
-    read_tensors(dict(model.named_parameters()), folder / LEARNED)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name; of none no file."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if tensors:
-        save_file({name: values.contiguous() for name, values in tensors.items()}, path)
-
-
-def read_tensors(own: Mapping[str, Tensor], path: Path) -> None:
-    """Read what :func:`write_tensors` wrote into tensors that are there."""
-    from safetensors.torch import load_file
-
-    with torch.no_grad():
-        for name, values in (load_file(path) if own else {}).items():
-            own[name].copy_(values)
 
 
 def _arguments(recipe: Recipe, output: Path) -> Any:  # noqa: ANN401
@@ -357,15 +303,3 @@ def _write_language(backbone: Any, folder: Path, rank: int) -> None:  # noqa: AN
     lora(rank).save_pretrained(str(folder))
     weights = {f"base_model.model.{k}": v.contiguous() for k, v in get_peft_model_state_dict(backbone).items()}
     save_file(weights, folder / "adapter_model.safetensors")
-
-
-def take_adapters_out(backbone: Any, *, merge: bool) -> None:  # noqa: ANN401
-    """Take LoRA's adapters out of a model, adding their products to the weights that they stand beside, or not."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(backbone.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            if merge:
-                module.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), own, module.get_base_layer())

@@ -96,7 +96,7 @@ def test_a_teacher_knows_texts_by_their_rows(tiny_folder):
     from peft import inject_adapter_in_model
     from sentence_transformers import SentenceTransformer
 
-    from retriever.training.train import lora
+    from retriever.training.model import lora
 
     model = SentenceTransformer(str(tiny_folder), device="cpu").eval()
     wanted = [model(features(model, texts))["sentence_embedding"] for texts in (QUERIES, PASSAGES)]

@@ -16,8 +16,9 @@ from retriever.training.examples import Skipped, read_sources
 from retriever.training.joint import JointLoss
 from retriever.training.losses import Beside, Contrast, Texts, contrast_loss
 from retriever.training.moco import Moco, MomentumLoss, Ring
+from retriever.training.model import open_model
 from retriever.training.recipe import Data, Optimizing, Recipe, read_recipe
-from retriever.training.train import open_model, train
+from retriever.training.train import train
 
 DENSE = Contrast(objectives=("dense",), temperature=0.05, symmetric=False, own_side=False)
 QUERIES = ["query: coral reef", "query: der Fuchs", "query: bahari"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 
 from data.errors import UsageError
 from index.storage import write_json
@@ -28,8 +29,6 @@ def test_no_matrix_of_that_rank_is_nearer(seed, rank):
 
 
 def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
-    from sentence_transformers import SentenceTransformer
-
     model = SentenceTransformer(str(bundled_model()), device="cpu")
     rng = torch.Generator().manual_seed(0)
     for half in ("half", "whole"):  # a change of rank 2, once half as large
@@ -37,8 +36,8 @@ def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
         linear += 0.5 * torch.randn(384, 2, generator=rng.manual_seed(1)) @ torch.randn(2, 1536, generator=rng) * 0.1
         model[-1].linear.weight.data += 0.5 * torch.randn(128, 384, generator=rng) * 0.01
         model.save_pretrained(str(tmp_path / half / "model"))
-    for name in (LOG, MADE_OF):
-        write_json(tmp_path / "whole" / name, {})
+    write_json(tmp_path / "whole" / MADE_OF, {"recipe": {"optimizing": {"projection_only": False}}})
+    (tmp_path / "whole" / LOG).write_text("step\n")
     rows = [
         {"en": f"A sentence of number {i} here", "text": f"Ein Satz {i}", "lang": "de", "source": "x"} for i in range(4)
     ]
@@ -62,6 +61,29 @@ def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
     np.testing.assert_allclose(centroids[0], tokens.mean(axis=0), atol=5e-3)  # bfloat16, in other batches
     assert [path.name for path in shipped.parent.iterdir() if path.name.startswith("tmp")] == []
     assert json.loads((shipped / "adapter_config.json").read_text())["r"] == 8
+    _check_projection_alone(tmp_path, shipped)
+
+
+def _check_projection_alone(folder, shipped):
+    """Ship a projection that learned while the transformer stood still: beside the adapter that is there."""
+    alone, files = folder / "alone", {path.name: path.read_bytes() for path in shipped.iterdir()}
+    model = SentenceTransformer(str(folder / "unpacked"), device="cpu")
+    turned = torch.linalg.qr(torch.randn(384, 128, generator=torch.Generator().manual_seed(2)))[0].T
+    model[-1].linear.weight.data = turned.contiguous()
+    model.save_pretrained(str(alone / "model"))
+    write_json(alone / MADE_OF, {"recipe": {"optimizing": {"projection_only": True}}})
+    (alone / LOG).write_text("step\n1\n")
+    ship(alone, folder / "parallel.jsonl.gz", shipped, share=1.0, rank=8)
+    written = {path.name: path.read_bytes() for path in shipped.iterdir()}
+    same = {"adapter_config.json", "adapter_model.safetensors", "log.csv", "training.json", "centroids.json"}
+    assert {name for name in files if files[name] == written[name]} == same | {"centroids.dense.npy"}
+    assert written.keys() - files.keys() == {"projection.log.csv", "projection.training.json"}
+    unpack(folder / "again", np.load(shipped / "projection.npy"), shipped)
+    mine, wanted = (
+        Encoder.load(str(path), backend="torch").encode_documents(["Meer und Riff"]).late.values
+        for path in (folder / "again", alone / "model")
+    )
+    np.testing.assert_allclose(mine @ mine.T, wanted @ wanted.T, atol=1e-4)
 
 
 @pytest.mark.parametrize(("share", "rank"), [(0.0, 8), (1.1, 8), (0.5, 0), (0.5, 385)])

@@ -189,7 +189,7 @@ def test_a_source_of_more_weight_comes_more_often(tmp_path):
         '[[data]]\npath = "a.jsonl"\n[[data]]\npath = "b.jsonl"\nweight = 3.0\n'
         "[mixing]\nrows = 4\n[optimizing]\nsteps = 600\n"
     )
-    _, batches = _batches(read_recipe(path), Skipped())
+    _, batches, _ = _batches(read_recipe(path), Skipped())
     assert sum(batch[0].query.startswith("b") for batch in batches) / 600 == pytest.approx(0.75, abs=0.06)
     path.write_text(path.read_text().replace("weight = 3.0", "weight = 0.0"))
     with pytest.raises(InputError, match=r"weight = 0\.0 should be above 0"):
@@ -205,14 +205,14 @@ def test_a_file_that_several_data_take_some_of_is_read_once(tmp_path):
     some = '[[data]]\npath = "x.jsonl"\nleave_out = ["b", "c"]\n[[data]]\npath = "x.jsonl"\nleave_out = ["a", "c"]\n'
     path.write_text(f"{some}weight = 3.0\n[mixing]\nrows = 4\n[optimizing]\nsteps = 600\n")
     skipped = Skipped()
-    held, batches = _batches(read_recipe(path), skipped)
+    held, batches, _ = _batches(read_recipe(path), skipped)
     assert skipped.counts == {"of c, left out": 40, "with an empty side": 1}
     assert {row.query[0] for batch in batches for row in batch} == {"a", "b"}
     assert sum(batch[0].query[0] == "b" for batch in batches) / 600 == pytest.approx(0.75, abs=0.06)
     assert not {row.query for batch in held for row in batch} & {row.query for batch in batches for row in batch}
     twice = '[[data]]\npath = "x.jsonl"\n' * 2
     path.write_text(f"{twice}[mixing]\nrows = 4\n[optimizing]\nsteps = 300\n")
-    held, batches = _batches(read_recipe(path), Skipped())
+    held, batches, _ = _batches(read_recipe(path), Skipped())
     assert not {row.query for batch in held for row in batch} & {row.query for batch in batches for row in batch}
     path.write_text(f'{some}[[data]]\npath = "x.jsonl"\nleave_out = ["a", "b", "c"]\n')
     with pytest.raises(UsageError, match=r"x\.jsonl has nothing but what is left out"):
