@@ -136,6 +136,7 @@ def set_projection(model: Any, matrix: NDArray[np.float32]) -> None:  # noqa: AN
     dims, hidden = matrix.shape
     linear = Dense(hidden, dims, bias=False, activation_function=None, module_input_name="token_embeddings")
     linear.linear.weight.data = torch.from_numpy(matrix)
+    linear.to(model.device)
     place = next((i for i, module in enumerate(model) if _projects(module)), None)
     if place is None:
         model.append(linear)

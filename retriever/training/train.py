@@ -160,7 +160,9 @@ def _begun(recipe: Recipe, sources: Sequence[Source], output: Path, progress: Pr
     if not path.exists():
         with progress("projection", None) as advance:
             drawn = draw(sources, recipe.projection, recipe.seed)
-            write_array(path, fit(load_base(recipe), drawn, recipe.projection, lambda _: advance(1, "")))
+            partial = path.with_suffix(".partial")
+            write_array(partial, fit(load_base(recipe), drawn, recipe.projection, lambda _: advance(1, "")))
+            partial.replace(path)
     matrix: NDArray[np.float32] = np.load(path)
     return matrix
 
