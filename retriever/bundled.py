@@ -162,9 +162,8 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None, adapter: Path |
         projection: (late dims, hidden), applied to token vectors; None leaves them as they are.
         adapter: folder of a LoRA adapter of weight matrices, as PEFT writes it, that is added to them; None for none.
     """
-    import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     be_quiet()
@@ -179,14 +178,22 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None, adapter: Path |
         transformer = Transformer(str(backbone))
         modules = [transformer, Pooling(sizes["hidden"], pooling_mode="mean"), Normalize()]
         if projection is not None:
-            dims, hidden = projection.shape
-            linear = Dense(hidden, dims, bias=False, activation_function=None, module_input_name="token_embeddings")
-            linear.linear.weight.data = torch.from_numpy(projection)
-            modules.append(linear)
+            modules.append(token_projection(projection))
         prompts = {"query": "query: ", "document": "passage: "}
         SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(
             str(folder), create_model_card=False
         )
+
+
+def token_projection(matrix: NDArray[np.float32]) -> Any:  # noqa: ANN401
+    """Return a module of Sentence Transformers that projects token vectors by a matrix, (dims, hidden)."""
+    import torch
+    from sentence_transformers.base.modules import Dense
+
+    dims, hidden = matrix.shape
+    linear = Dense(hidden, dims, bias=False, activation_function=None, module_input_name="token_embeddings")
+    linear.linear.weight.data = torch.from_numpy(matrix)
+    return linear
 
 
 def _merge(model: Any, adapter: Path) -> None:  # noqa: ANN401

@@ -28,6 +28,7 @@ from index.segment import Vectors
 from index.storage import write_array, write_json
 from retriever.bundled import unpack
 from retriever.encoder import Encoder
+from retriever.training.projection import principal
 
 DIMS = 128
 SENTENCES = 200
@@ -60,10 +61,7 @@ def projection(tokens: Ragged, languages: NDArray[np.str_], dims: int = DIMS) ->
     values = tokens.values.astype(np.float64)
     for language in np.unique(owner):
         values[owner == language] -= values[owner == language].mean(axis=0)
-    _, directions = np.linalg.eigh(values.T @ values)
-    chosen = directions[:, ::-1][:, :dims].T
-    signs = np.sign(chosen[np.arange(dims), np.abs(chosen).argmax(axis=1)])  # the solver's signs are arbitrary
-    return np.asarray(chosen * signs[:, None], np.float32)
+    return principal(values, np.empty((0, values.shape[1])), dims)
 
 
 def centroids(vectors: Ragged, languages: NDArray[np.str_]) -> NDArray[np.float32]:

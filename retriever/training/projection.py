@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UsageError
+from retriever.bundled import token_projection
 from retriever.encoder import Encoder
 from retriever.training.examples import Meaning, Passage, Source
 from retriever.training.recipe import Projection
@@ -92,7 +93,9 @@ def principal(values: NDArray[np.floating], without: NDArray[np.floating], dims:
     left = np.eye(values.shape[1]) - without.T @ without
     centred = values - values.mean(axis=0)
     _, directions = np.linalg.eigh(left @ (centred.T @ centred).astype(np.float64) @ left)
-    return np.asarray(directions[:, ::-1][:, :dims].T @ left, np.float32)
+    chosen = directions[:, ::-1][:, :dims].T @ left
+    signs = np.sign(chosen[np.arange(dims), np.abs(chosen).argmax(axis=1)])  # the solver's signs are arbitrary
+    return np.asarray(chosen * signs[:, None], np.float32)
 
 
 def fit(
@@ -130,13 +133,7 @@ def fit(
 
 def set_projection(model: Any, matrix: NDArray[np.float32]) -> None:  # noqa: ANN401
     """Give a ``SentenceTransformer`` a projection of token vectors, in the place of one that it has."""
-    import torch
-    from sentence_transformers.base.modules import Dense
-
-    dims, hidden = matrix.shape
-    linear = Dense(hidden, dims, bias=False, activation_function=None, module_input_name="token_embeddings")
-    linear.linear.weight.data = torch.from_numpy(matrix)
-    linear.to(model.device)
+    linear = token_projection(matrix).to(model.device)
     place = next((i for i, module in enumerate(model) if _projects(module)), None)
     if place is None:
         model.append(linear)

@@ -55,7 +55,7 @@ def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = R
     """Write the folder, see the module; files are moved there when all of them are made.
 
     Raises:
-        UsageError: a share that is none, or a rank below 1 or above that of the matrices.
+        UsageError: a share that is none, or of a projection alone; a rank below 1 or above that of the matrices.
         NotFoundError: no finished training, or no such file.
     """
     import torch
@@ -65,9 +65,11 @@ def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = R
     for path in (run / "model", run / LOG, run / MADE_OF, parallel):
         if not path.exists():
             raise NotFoundError(f"{path} does not exist: give what `polyseek train` wrote, and the parallel sentences")
-    folder.mkdir(parents=True, exist_ok=True)
     made = json.loads((run / MADE_OF).read_text(encoding="utf-8"))
     alone = made["recipe"]["optimizing"]["projection_only"]
+    if alone and share != 1:
+        raise UsageError("a projection that was trained alone is taken whole: leave --share out")
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made_here:
         scratch = Path(made_here)
         trained = _open(run / "model")

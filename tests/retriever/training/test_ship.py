@@ -73,6 +73,9 @@ def _check_projection_alone(folder, shipped):
     model.save_pretrained(str(alone / "model"))
     write_json(alone / MADE_OF, {"recipe": {"optimizing": {"projection_only": True}}})
     (alone / LOG).write_text("step\n1\n")
+    with pytest.raises(UsageError, match="is taken whole: leave --share out"):
+        ship(alone, folder / "parallel.jsonl.gz", folder / "nowhere", share=0.5, rank=8)
+    assert not (folder / "nowhere").exists()
     ship(alone, folder / "parallel.jsonl.gz", shipped, share=1.0, rank=8)
     written = {path.name: path.read_bytes() for path in shipped.iterdir()}
     same = {"adapter_config.json", "adapter_model.safetensors", "log.csv", "training.json", "centroids.json"}
