@@ -24,7 +24,7 @@ from data.errors import InputError, NotFoundError
 from eval.command import EvalRequest, Progress, evaluate_dataset, no_progress
 from eval.measures import parse_measures
 from eval.systems import views_of
-from retriever.bundled import NAME as BUNDLED
+from retriever.bundled import DEFAULT
 
 ENDING = ".toml"
 _KEYS = ("datasets", "encoders", "systems", "measures")
@@ -71,7 +71,7 @@ def read_grid(request: EvalRequest) -> dict[str, EvalRequest]:
         using=tuple(_strings(path, table, "systems", request.using)),
         measures=tuple(_strings(path, table, "measures", request.measures)),
     )
-    encoders = _strings(path, table, "encoders", (request.encoder or BUNDLED,))
+    encoders = _strings(path, table, "encoders", (request.encoder or DEFAULT,))
     cells: dict[str, EvalRequest] = {}
     for dataset in _datasets(path, table):
         for encoder in encoders:

@@ -20,7 +20,7 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from retriever.bundled import NAME as BUNDLED
+from retriever.bundled import DEFAULT
 from retriever.encoder import Encoder
 
 
@@ -50,7 +50,7 @@ class MtebModel(AbsEncoder):
         )
 
     @classmethod
-    def load(cls, name: str = BUNDLED, **options: Any) -> MtebModel:  # noqa: ANN401
+    def load(cls, name: str = DEFAULT, **options: Any) -> MtebModel:  # noqa: ANN401
         """Load an encoder by its name, with the options of :meth:`retriever.encoder.Encoder.load`."""
         return cls(Encoder.load(name, **options))
 

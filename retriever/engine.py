@@ -22,7 +22,7 @@ from index.manifest import Manifest, check_fingerprint
 from index.ranking import Rows
 from index.segment import VIEWS
 from index.snapshot import Snapshot
-from retriever.bundled import NAME as BUNDLED
+from retriever.bundled import DEFAULT
 from retriever.encoder import Encoder
 from retriever.language import identifier
 from retriever.retrievers import (
@@ -316,7 +316,7 @@ def _open_or_create(folder: Path, settings: BuildSettings) -> tuple[Collection, 
                 "token pooling is of the late view: leave --token-pooling out or add late to the views"
             ) from None
         wanted = set(settings.views) - {"bm25"}
-        model = settings.load(settings.encoder or BUNDLED, 1.0 if pooling is None else pooling) if wanted else None
+        model = settings.load(settings.encoder or DEFAULT, 1.0 if pooling is None else pooling) if wanted else None
         return Collection.create(folder, settings.views, model, late_bits=bits or 4), model
     if set(settings.views) != set(manifest.views):
         raise UsageError(f"{folder} exists with the views {','.join(manifest.views)}: give those or another folder")

@@ -297,7 +297,8 @@ def _add_encoder(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--encoder",
         metavar="NAME_OR_PATH",
-        help="bundled, bundled-trained, a model folder, or a name on the Hugging Face Hub",
+        help="bundled-trained, bundled (as it was published), a model folder, or a name on the Hugging Face Hub "
+        "(default: what the collection was built with, or bundled-trained)",
     )
     made.add_argument("--backend", choices=BACKENDS, help="what computes the encoder (default: the best here)")
     made.add_argument("--device", default="cpu", help="where: cpu, cuda, cuda:1, ... (default: %(default)s)")

@@ -200,11 +200,11 @@ def compare(arguments: Namespace) -> Result:
 def bitext(arguments: Namespace) -> Result:
     """Measure an encoder on files of translations."""
     from eval.bitext import evaluate_bitext, files_of
-    from retriever.bundled import NAME
+    from retriever.bundled import DEFAULT
     from retriever.encoder import Encoder
 
     total = len(files_of(arguments.pairs))
-    encoder = Encoder.load(arguments.encoder or NAME, backend=arguments.backend, device=arguments.device)
+    encoder = Encoder.load(arguments.encoder or DEFAULT, backend=arguments.backend, device=arguments.device)
     with _bar("bitext", total, " files") as advance:
         return evaluate_bitext(arguments.pairs, encoder, lambda name: advance(1, name))
 
@@ -213,12 +213,11 @@ def reproduce(arguments: Namespace) -> Result:
     """Run reproductions."""
     from eval.reproduce import places, update
     from eval.reproduce import reproduce as run
-    from retriever.bundled import bundled_model
+    from retriever.bundled import cache_folder
 
     if arguments.update:
         places(arguments.update)  # before hours of work
-    model = bundled_model()
-    work = arguments.work or model.parent / "reproduced" / f"{model.name}.{FORMAT}"
+    work = arguments.work or cache_folder() / "reproduced" / str(FORMAT)
     told = list(run(arguments.names, arguments.data, work, _bar))
     if arguments.update:
         update(arguments.update, told)

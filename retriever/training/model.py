@@ -15,7 +15,7 @@ from torch import Tensor
 from data.errors import UsageError
 from retriever.adapters import find_adapters
 from retriever.bundled import SHIPPED, bundled_model
-from retriever.training.projection import set_projection
+from retriever.training.projection import begin_dense, set_projection
 from retriever.training.recipe import Recipe
 
 LEARNED = "learned.safetensors"
@@ -32,6 +32,8 @@ def open_model(recipe: Recipe, begun: NDArray[np.float32] | None = None) -> Any:
     model = load_base(recipe)
     if begun is not None:
         set_projection(model, begun)
+    if recipe.projection and recipe.projection.dense:
+        begin_dense(model)
     _choose(model, recipe)
     return model
 

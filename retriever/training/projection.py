@@ -4,7 +4,7 @@ Of the training data, texts are drawn, as many of each language and source, but 
 what is searched are passages, and messages of programs lie elsewhere. The projection is the principal component
 analysis of their token vectors, of unit length, after the directions were taken off that tell languages apart: the
 principal ones of the means, over each language, by which the mean token vector of a translation differs from that of
-its English side.
+its English side. Each direction may be weighted by a power of its variance.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UsageError
-from retriever.bundled import token_projection
+from retriever.bundled import linear
 from retriever.encoder import Encoder
 from retriever.training.examples import Meaning, Passage, Source
 from retriever.training.recipe import Projection
 
+TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+"""What is projected, as Sentence Transformers names it."""
 LEAST = 30
 """Translations of a language of fewer than these say more of their subjects than of their language."""
 
@@ -88,14 +90,20 @@ def language_directions(
     return directions
 
 
-def principal(values: NDArray[np.floating], without: NDArray[np.floating], dims: int) -> NDArray[np.float32]:
-    """Return the first principal directions of vectors (T, d) in what is left without some, (k, d): (dims, d)."""
+def principal(
+    values: NDArray[np.floating], without: NDArray[np.floating], dims: int, power: float = 0.0
+) -> NDArray[np.float32]:
+    """Return the first principal directions of vectors (T, d) in what is left without some, (k, d): (dims, d).
+
+    Each is as long as the variance along it, of the first one's, to the power: 0 rotates, -.5 whitens.
+    """
     left = np.eye(values.shape[1]) - without.T @ without
     centred = values - values.mean(axis=0)
-    _, directions = np.linalg.eigh(left @ (centred.T @ centred).astype(np.float64) @ left)
-    chosen = directions[:, ::-1][:, :dims].T @ left
+    variances, directions = np.linalg.eigh(left @ (centred.T @ centred).astype(np.float64) @ left)
+    variances, chosen = variances[::-1][:dims], directions[:, ::-1][:, :dims].T @ left
     signs = np.sign(chosen[np.arange(dims), np.abs(chosen).argmax(axis=1)])  # the solver's signs are arbitrary
-    return np.asarray(chosen * signs[:, None], np.float32)
+    lengths = np.maximum(variances / variances[0], np.finfo(np.float32).eps) ** power
+    return np.asarray(chosen * (signs * lengths)[:, None], np.float32)
 
 
 def fit(
@@ -128,25 +136,46 @@ def fit(
     values = found.values / np.maximum(np.linalg.norm(found.values, axis=1, keepdims=True), 1e-9)
     means = np.stack([values[a:b].mean(axis=0) if b > a else np.zeros(width) for a, b in pairwise(found.offsets)])
     directions = language_directions(means[drawn.translations], drawn.languages, means[drawn.pivots])
-    return principal(values, directions[: how.directions], how.dims)
+    return principal(values, directions[: how.directions], how.dims, how.power)
 
 
 def set_projection(model: Any, matrix: NDArray[np.float32]) -> None:  # noqa: ANN401
     """Give a ``SentenceTransformer`` a projection of token vectors, in the place of one that it has."""
-    linear = token_projection(matrix).to(model.device)
-    place = next((i for i, module in enumerate(model) if _projects(module)), None)
+    module, place = linear(matrix, TOKENS).to(model.device), find_projection(model, TOKENS)
     if place is None:
-        model.append(linear)
+        model.append(module)
     else:
-        model[place] = linear
+        model[place] = module
+
+
+def begin_dense(model: Any) -> None:  # noqa: ANN401
+    """Give it a square projection of dense vectors that leaves them as they are, in the place of one that it has.
+
+    Raises:
+        UsageError: it makes no dense vectors, or makes them by a layer that is no projection.
+    """
+    pooling = next((i for i, module in enumerate(model) if hasattr(module, "pooling_mode")), None)
+    if pooling is None:
+        raise UsageError("the base makes no dense vectors: leave dense out of [projection]")
+    width = model[pooling].get_embedding_dimension()
+    module, place = linear(np.eye(width), SENTENCE).to(model.device), find_projection(model, SENTENCE)
+    if place is None:
+        model.insert(pooling + 1, module)
+    elif model[place].linear.bias is None and model[place].linear.weight.shape == (width, width):
+        model[place] = module
+    else:
+        raise UsageError("the base has a layer for dense vectors that is no square projection: leave dense out")
+
+
+def find_projection(model: Any, of: str) -> int | None:  # noqa: ANN401
+    """Return the place of a projection among the modules of a ``SentenceTransformer``, or None without one."""
+    found = (i for i, module in enumerate(model) if getattr(module, "module_input_name", "") == of)
+    return next((i for i in found if hasattr(model[i], "linear")), None)
 
 
 def _without_projection(model: Any) -> Any:  # noqa: ANN401
     from sentence_transformers import SentenceTransformer
 
-    modules = [module for module in model if not _projects(module)]
+    place = find_projection(model, TOKENS)
+    modules = [module for i, module in enumerate(model) if i != place]
     return SentenceTransformer(modules=modules, prompts=model.prompts, device="cpu")
-
-
-def _projects(module: Any) -> bool:  # noqa: ANN401
-    return getattr(module, "module_input_name", "") == "token_embeddings" and hasattr(module, "linear")

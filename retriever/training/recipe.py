@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from data.errors import InputError, NotFoundError
 from index.storage import checksum
-from retriever.bundled import NAME as BUNDLED
+from retriever.bundled import DEFAULT
 from retriever.training.batches import Mixing
 from retriever.training.cropping import Cropping
 from retriever.training.losses import Contrast
@@ -69,17 +69,21 @@ class Dev:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A new projection of token vectors, in the place of the base's, see `retriever.training.projection`.
+    """New projections in the place of the base's, see `retriever.training.projection`.
 
     Attributes:
+        dense: dense vectors get one too, square, that leaves them as they are when the training begins.
         dims: of token vectors.
         directions: that tell languages apart and are taken off.
+        power: of its variance, by which each direction is weighted: 0 leaves them as they are, -.5 whitens.
         texts: of each language of parallel text, and of each other source, that it is fitted to.
         leave_out: values of "source" whose texts are no running text: messages of programs, headings.
     """
 
+    dense: bool = False
     dims: int = 128
     directions: int = 4
+    power: float = 0.0
     texts: int = 100
     leave_out: tuple[str, ...] = ()
 
@@ -87,6 +91,8 @@ class Projection:
         """Refuse to fit to nothing."""
         if min(self.dims, self.texts) < 1 or self.directions < 0:
             raise ValueError("a [projection] has dims and texts of 1 or more, and directions of 0 or more")
+        if not -0.5 <= self.power <= 0:
+            raise ValueError("the power of a [projection] is from -0.5, which whitens, to 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +141,11 @@ class Recipe:
         apart: BEIR folders whose text must not be in the data.
         mixing, cropping, contrast, optimizing: see there.
         moco: a queue of passages; None for none.
-        projection: what token vectors are projected by when the training begins; None for the base's own.
+        projection: what vectors are projected by when the training begins; None for the base's own.
     """
 
     data: tuple[Data, ...]
-    base: str = BUNDLED
+    base: str = DEFAULT
     seed: int = 0
     held_out: int = 8
     language: str = ""
@@ -159,8 +165,14 @@ class Recipe:
         contrast = self.contrast
         if not (contrast.pairs or contrast.taught or contrast.lists):
             raise ValueError("pairs = 0 leaves nothing to learn: add distil, anchor, hold, keep or lists")
-        if self.optimizing.projection_only and (self.language or contrast.objectives != ("late",)):
-            raise ValueError('projection_only moves no dense vector and no adapter: objectives = ["late"], no language')
+        dense = self.projection is not None and self.projection.dense
+        if self.optimizing.projection_only and (self.language or (not dense and "dense" in contrast.objectives)):
+            raise ValueError(
+                "projection_only moves no adapter, and dense vectors where they have a projection: no language, and "
+                'objectives = ["late"], or dense = true in [projection]'
+            )
+        if dense and "dense" not in contrast.objectives:
+            raise ValueError("a projection of dense vectors learns by the objective dense: add it")
         if self.moco is not None and not contrast.pairs:
             raise ValueError("pairs = 0 leaves the queue of [moco] without use: leave one of them out")
         if self.mixing.versions > 1 and contrast.pairs:

@@ -11,7 +11,7 @@ Biases and layer norms stay as they were. The adapter is as PEFT writes one: PEF
 The projection is turned to the principal axes of the token vectors that it gives: all of its dimensions have the same
 MaxSim as before, and the first ones more of it. The axes and the centroids are those of up to 200 sentences of each
 language, see `retriever.training.calibrate`; the log and what the run was made of are written beside them. Of a run
-with ``projection_only`` the projection is taken whole and nothing else is written: the adapter that lies in the folder,
+with ``projection_only`` projections are taken whole and nothing else is written: the adapter that lies in the folder,
 and the files of its run, stay.
 """
 
@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from data.errors import NotFoundError, PolyseekError, UsageError
 from index.ragged import Ragged
 from index.storage import write_array, write_json
-from retriever.bundled import ADAPTER, bundled_model, unpack
+from retriever.bundled import ADAPTER, DENSE_PROJECTION, NAME, PROJECTION, bundled_model, unpack
 from retriever.encoder import Encoder
 from retriever.training.calibrate import encode, projection, sample, write_centroids
 from retriever.training.model import lora, write_tensors
+from retriever.training.projection import SENTENCE, find_projection
 from retriever.training.train import LOG, MADE_OF
 
 PUBLISHED = "intfloat/multilingual-e5-small"
@@ -74,8 +75,11 @@ def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = R
         scratch = Path(made_here)
         trained = _open(run / "model")
         learned = trained[-1].linear.weight.data
+        place = find_projection(trained, SENTENCE)
+        dense = np.eye(MOST) if place is None else trained[place].linear.weight.numpy(force=True)
+        write_array(scratch / DENSE_PROJECTION, dense.astype(np.float16))
         if not alone:
-            base = _open(bundled_model())
+            base = _open(bundled_model(NAME))
             _write_adapter(base, trained, scratch, share, rank)
             learned = torch.lerp(base[-1].linear.weight.data, learned, share)
         adapter = folder if alone else scratch
@@ -111,16 +115,16 @@ def _write_adapter(base: Any, trained: Any, folder: Path, share: float, rank: in
 
 
 def _write_projection(learned: NDArray[np.float32], adapter: Path | None, parallel: Path, folder: Path) -> None:
-    """Write the projection, turned, and the centroids of the published model, or of that with an adapter."""
+    """Write the projection of tokens, turned, and the centroids of the published model, or of that with an adapter."""
     drawn = sample(parallel)
     languages = np.array([language for language, _ in drawn])
     with tempfile.TemporaryDirectory() as scratch:
-        unpack(Path(scratch), learned, adapter)
+        unpack(Path(scratch), learned, adapter, np.load(folder / DENSE_PROJECTION))
         found = encode(Encoder.load(scratch), [text for _, text in drawn])
     if found.dense is None or found.late is None:
         raise ValueError("the model gives both kinds of vectors")
     axes = projection(found.late, languages, len(learned))
-    write_array(folder / "projection.npy", axes @ learned)
+    write_array(folder / PROJECTION, axes @ learned)
     write_centroids(folder, found.dense, Ragged(found.late.values @ axes.T, found.late.offsets), languages)
 
 

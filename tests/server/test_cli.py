@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from index.manifest import Manifest
+from retriever.bundled import bundled_model
 from server.cli import main
-from tests.tiny import write_package
 
 ROOT = Path(__file__).resolve().parents[2]
 CORAL = [
@@ -338,12 +338,12 @@ def test_a_grid_is_evaluated_and_told(tmp_path, run, told, failed):
     grid, report = tmp_path / "grid.toml", tmp_path / "grid.md"
     grid.write_text('datasets = ["tiny", "other"]\nsystems = ["bm25", "rank-bm25"]\nmeasures = ["P@1"]\n')
     found = told("eval", grid, "--report", report, "--using", "late")
-    assert found["cells"].keys() == {"tiny.bundled", "other.bundled"}
-    assert found["cells"]["tiny.bundled"]["systems"]["bm25"]["P@1"] == 1.0
+    assert found["cells"].keys() == {"tiny.bundled-trained", "other.bundled-trained"}
+    assert found["cells"]["tiny.bundled-trained"]["systems"]["bm25"]["P@1"] == 1.0
     assert report.read_text().startswith("# grid.toml\n")
     status, out, _ = run("eval", grid)
     assert status == 0
-    assert re.search(r"^other.bundled +rank-bm25 +1\.0000 ", out, re.MULTILINE)
+    assert re.search(r"^other.bundled-trained +rank-bm25 +1\.0000 ", out, re.MULTILINE)
     grid.write_text("datasets = [")
     assert f"{grid} is no TOML" in failed(1, "eval", grid)
 
@@ -532,12 +532,10 @@ def test_ctrl_c_leaves_a_collection_that_goes_on(tmp_path, told):
 
 
 def test_the_demo_is_built_and_served_until_ctrl_c(tmp_path):
-    package = write_package(tmp_path / "site")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{package}{os.pathsep}{ROOT}",
-        "POLYSEEK_CACHE": str(tmp_path / "cache"),
-    }
+    model = bundled_model()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / model.name).symlink_to(model)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "POLYSEEK_CACHE": str(tmp_path / "cache")}
     with launch("demo", "--port", 0, env=environment) as process:
         try:
             line = process.stderr.readline().decode()

@@ -1,15 +1,24 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
 
 from data.errors import InputError, UsageError
 from retriever.encoder import Encoder
 from retriever.training.examples import Meaning, Pair, Passage, Source
-from retriever.training.projection import draw, language_directions, principal
+from retriever.training.projection import (
+    SENTENCE,
+    begin_dense,
+    draw,
+    find_projection,
+    language_directions,
+    principal,
+)
 from retriever.training.recipe import Projection, read_recipe
 from retriever.training.train import train
 from tests.retriever.training.test_train import WORDS, write_recipe
@@ -64,6 +73,17 @@ def test_a_projection_has_the_most_variance_that_is_left(seed, dims, off):
     assert found == pytest.approx(np.linalg.eigvalsh(np.cov(left.T, bias=True))[::-1][:dims].sum(), rel=1e-4)
 
 
+@pytest.mark.parametrize("power", [-0.5, -0.1])
+def test_a_power_of_its_variance_weights_each_direction(power):
+    values = np.random.default_rng(0).standard_normal((500, 4)) * [8, 4, 2, 1]
+    matrix = principal(values, np.empty((0, 4)), 3, power)
+    variances = np.linalg.eigvalsh(np.cov(values.T))[::-1][:3]
+    np.testing.assert_allclose(np.linalg.norm(matrix, axis=1), (variances / variances[0]) ** power, rtol=1e-4)
+    spread = (values @ matrix.T).std(axis=0)
+    np.testing.assert_allclose(spread / spread[0], (variances / variances[0]) ** (power + 0.5), rtol=1e-4)  # -.5: all 1
+    np.testing.assert_array_equal(np.abs(matrix).argmax(axis=1), [0, 1, 2])
+
+
 @pytest.fixture(scope="module")
 def parallel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("projection")
@@ -103,6 +123,45 @@ def test_a_projection_alone_learns_and_goes_on_where_it_was_stopped(parallel, ti
     assert train(recipe, tmp_path / "again")["held_out_loss"] == told["held_out_loss"]
 
 
+def test_dense_vectors_learn_by_a_projection_of_their_own(parallel, tiny_folder, tiny, tmp_path):
+    both = '["dense", "late"]'
+    recipe = read_recipe(
+        recipe_of(parallel, tiny_folder, tmp_path / "data", projection="dense = true", objectives=both)
+    )
+    begun = train(replace(recipe, optimizing=replace(recipe.optimizing, projection_rate=0.0)), tmp_path / "begun")
+    texts = ["reef fox 海水", "a bird"]
+    same, before = (
+        Encoder.load(x, backend="torch").encode_documents(texts) for x in (begun["model"], str(tiny_folder))
+    )
+    np.testing.assert_allclose(same.dense, before.dense, atol=1e-6)
+    told = train(recipe, tmp_path / "out")
+    assert told["held_out_loss"] < begun["held_out_loss"]
+    model = SentenceTransformer(told["model"], device="cpu")
+    assert find_projection(model, SENTENCE) == 2  # between pooling and what makes unit length
+    matrix = model[2].linear.weight.detach().numpy()
+    moved = before.dense @ matrix.T
+    found = Encoder.load(told["model"], backend="torch").encode_documents(texts)
+    np.testing.assert_allclose(found.dense, moved / np.linalg.norm(moved, axis=1, keepdims=True), atol=1e-5)
+    assert np.abs(found.dense - before.dense).max() > 1e-3
+    again = replace(recipe, base=told["model"], optimizing=replace(recipe.optimizing, projection_rate=0.0))
+    anew = train(again, tmp_path / "anew")  # it has one: another takes its place
+    np.testing.assert_allclose(
+        Encoder.load(anew["model"], backend="torch").encode_documents(texts).dense, before.dense, atol=1e-6
+    )
+
+
+def test_dense_vectors_that_no_projection_made_are_left_alone(tiny_folder):
+    whole = list(SentenceTransformer(str(tiny_folder), device="cpu"))
+    with pytest.raises(UsageError, match="the base makes no dense vectors"):
+        begin_dense(SentenceTransformer(modules=whole[:1]))
+    for layer in (Dense(32, 32), Dense(32, 16, bias=False)):  # LaBSE has the first, Matryoshka models the other
+        with pytest.raises(UsageError, match="no square projection"):
+            begin_dense(SentenceTransformer(modules=[*whole[:2], layer]))
+    model = SentenceTransformer(modules=whole[:2])
+    begin_dense(model)
+    np.testing.assert_array_equal(model[2].linear.weight.detach(), np.eye(32))
+
+
 def test_a_base_without_a_projection_is_given_one(parallel, tiny_folder, tmp_path):
     base = str(tmp_path / "base")
     SentenceTransformer(modules=list(SentenceTransformer(str(tiny_folder)))[:3]).save_pretrained(base)
@@ -127,7 +186,9 @@ def test_what_no_projection_can_be_fitted_to_is_an_error(parallel, tiny_folder, 
         train(read_recipe(path), tmp_path / "out")
 
 
-@pytest.mark.parametrize("projection", ["texts = 0", "directions = 'x'", "kind = 1"])
+@pytest.mark.parametrize(
+    "projection", ["texts = 0", "directions = 'x'", "kind = 1", "power = 0.1", "power = -0.6", "dense = true"]
+)
 def test_a_projection_of_nothing_is_refused(parallel, tiny_folder, tmp_path, projection):
     path = recipe_of(parallel, tiny_folder, tmp_path, projection=projection)
     with pytest.raises(InputError):
@@ -136,5 +197,5 @@ def test_a_projection_of_nothing_is_refused(parallel, tiny_folder, tmp_path, pro
 
 def test_a_projection_alone_moves_no_dense_vector(parallel, tiny_folder, tmp_path):
     path = recipe_of(parallel, tiny_folder, tmp_path, objectives='["dense", "late"]')
-    with pytest.raises(InputError, match="projection_only moves no dense vector"):
+    with pytest.raises(InputError, match="or dense = true in"):
         read_recipe(path)

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from data.errors import UsageError
 from index.storage import write_json
-from retriever.bundled import bundled_model, unpack
+from retriever.bundled import DENSE_PROJECTION, NAME, PROJECTION, bundled_model, linear, unpack
 from retriever.encoder import Encoder
 from retriever.training.ship import low_rank, main, ship
 from retriever.training.train import LOG, MADE_OF
@@ -29,7 +29,7 @@ def test_no_matrix_of_that_rank_is_nearer(seed, rank):
 
 
 def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
-    model = SentenceTransformer(str(bundled_model()), device="cpu")
+    model = SentenceTransformer(str(bundled_model(NAME)), device="cpu")
     rng = torch.Generator().manual_seed(0)
     for half in ("half", "whole"):  # a change of rank 2, once half as large
         linear = model[0].model.encoder.layer[3].output.dense.weight.data
@@ -45,11 +45,11 @@ def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
         file.writelines(json.dumps(row) + "\n" for row in rows)
     shipped = tmp_path / "shipped"
     ship(tmp_path / "whole", tmp_path / "parallel.jsonl.gz", shipped, share=0.5, rank=8)
-    unpack(tmp_path / "unpacked", np.load(shipped / "projection.npy"), shipped)
+    unpack(tmp_path / "unpacked", np.load(shipped / PROJECTION), shipped, np.load(shipped / DENSE_PROJECTION))
     texts = ["Meer und Riff", "a fox jumps over the fence"]
     wanted, found, old = (
         Encoder.load(str(path), backend="torch").encode_documents(texts)
-        for path in (tmp_path / "half" / "model", tmp_path / "unpacked", bundled_model())
+        for path in (tmp_path / "half" / "model", tmp_path / "unpacked", bundled_model(NAME))
     )
     np.testing.assert_allclose(found.dense, wanted.dense, atol=2e-3)  # float16
     similar, right = (x.late.values @ x.late.values.T for x in (found, wanted))
@@ -65,11 +65,12 @@ def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
 
 
 def _check_projection_alone(folder, shipped):
-    """Ship a projection that learned while the transformer stood still: beside the adapter that is there."""
+    """Ship projections that learned while the transformer stood still: beside the adapter that is there."""
     alone, files = folder / "alone", {path.name: path.read_bytes() for path in shipped.iterdir()}
     model = SentenceTransformer(str(folder / "unpacked"), device="cpu")
     turned = torch.linalg.qr(torch.randn(384, 128, generator=torch.Generator().manual_seed(2)))[0].T
     model[-1].linear.weight.data = turned.contiguous()
+    model[2] = linear(np.eye(384) + 0.1 * np.random.default_rng(0).standard_normal((384, 384)), "sentence_embedding")
     model.save_pretrained(str(alone / "model"))
     write_json(alone / MADE_OF, {"recipe": {"optimizing": {"projection_only": True}}})
     (alone / LOG).write_text("step\n1\n")
@@ -79,14 +80,20 @@ def _check_projection_alone(folder, shipped):
     ship(alone, folder / "parallel.jsonl.gz", shipped, share=1.0, rank=8)
     written = {path.name: path.read_bytes() for path in shipped.iterdir()}
     same = {"adapter_config.json", "adapter_model.safetensors", "log.csv", "training.json", "centroids.json"}
-    assert {name for name in files if files[name] == written[name]} == same | {"centroids.dense.npy"}
+    assert {name for name in files if files[name] == written[name]} == same
     assert written.keys() - files.keys() == {"projection.log.csv", "projection.training.json"}
-    unpack(folder / "again", np.load(shipped / "projection.npy"), shipped)
-    mine, wanted = (
-        Encoder.load(str(path), backend="torch").encode_documents(["Meer und Riff"]).late.values
+    unpack(folder / "again", np.load(shipped / PROJECTION), shipped, np.load(shipped / DENSE_PROJECTION))
+    found, wanted = (
+        Encoder.load(str(path), backend="torch").encode_documents(["Meer und Riff"])
         for path in (folder / "again", alone / "model")
     )
-    np.testing.assert_allclose(mine @ mine.T, wanted @ wanted.T, atol=1e-4)
+    similar, right = (x.late.values @ x.late.values.T for x in (found, wanted))
+    np.testing.assert_allclose(similar, right, atol=1e-4)
+    np.testing.assert_allclose(found.dense, wanted.dense, atol=2e-3)  # float16
+    assert (
+        np.abs(found.dense - Encoder.load(str(folder / "unpacked")).encode_documents(["Meer und Riff"]).dense).max()
+        > 0.01
+    )
 
 
 @pytest.mark.parametrize(("share", "rank"), [(0.0, 8), (1.1, 8), (0.5, 0), (0.5, 385)])
