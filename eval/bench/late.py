@@ -74,10 +74,11 @@ def vectors(given: argparse.Namespace) -> Path:
 
 def prepare(dataset: Path, file: Path, most: int | None, asked: int) -> None:
     """Encode a dataset and write ``values``, ``offsets``, ``queries``, ``query_offsets`` and ``relevant``."""
+    from retriever.bundled import NAME
     from retriever.encoder import Encoder
     from retriever.language import identifier
 
-    reader, encoder = BeirFolder.open(dataset), Encoder.load()
+    reader, encoder = BeirFolder.open(dataset), Encoder.load(NAME)
     documents = list(reader.documents())[:most]
     rows = {document.id: row for row, document in enumerate(documents)}
     relevant = {

@@ -65,6 +65,8 @@ def _choose(model: Any, recipe: Recipe) -> None:  # noqa: ANN401
             raise UsageError("the base has no projection after the transformer: train with projection_only = false")
         return
     modular = backbone.config.model_type == "xmod"
+    if recipe.language and recipe.projection and not modular:
+        raise UsageError("an adapter of a language stands beside the base as it is: leave [projection] or language out")
     if recipe.language and not rank and not modular:
         raise UsageError("language needs learned adapters: give a lora_rank, or leave it out")
     if modular:

@@ -5,6 +5,7 @@ what is searched are passages, and messages of programs lie elsewhere. The proje
 analysis of their token vectors, of unit length, after the directions were taken off that tell languages apart: the
 principal ones of the means, over each language, by which the mean token vector of a translation differs from that of
 its English side. Each direction may be weighted by a power of its variance.
+A projection of dense vectors is square and begins at the identity.
 """
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UsageError
-from retriever.bundled import linear
+from retriever.bundled import SENTENCE, TOKENS, linear
 from retriever.encoder import Encoder
 from retriever.training.examples import Meaning, Passage, Source
 from retriever.training.recipe import Projection
 
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
-"""What is projected, as Sentence Transformers names it."""
 LEAST = 30
 """Translations of a language of fewer than these say more of their subjects than of their language."""
 
@@ -149,22 +148,32 @@ def set_projection(model: Any, matrix: NDArray[np.float32]) -> None:  # noqa: AN
 
 
 def begin_dense(model: Any) -> None:  # noqa: ANN401
-    """Give it a square projection of dense vectors that leaves them as they are, in the place of one that it has.
+    """Give it a square projection of dense vectors, the identity, in the place of one that it has.
 
     Raises:
-        UsageError: it makes no dense vectors, or makes them by a layer that is no projection.
+        UsageError: it makes no dense vectors, makes them by a layer that is no projection, or its modules have names.
     """
     pooling = next((i for i, module in enumerate(model) if hasattr(module, "pooling_mode")), None)
     if pooling is None:
         raise UsageError("the base makes no dense vectors: leave dense out of [projection]")
     width = model[pooling].get_embedding_dimension()
     module, place = linear(np.eye(width), SENTENCE).to(model.device), find_projection(model, SENTENCE)
+    if [name for name, _ in model.named_children()] != [str(i) for i in range(len(model))]:
+        raise UsageError("the base's modules have names, and none can stand between them: leave dense out")
     if place is None:
         model.insert(pooling + 1, module)
-    elif model[place].linear.bias is None and model[place].linear.weight.shape == (width, width):
+    elif _is_square(model[place], width):
         model[place] = module
     else:
         raise UsageError("the base has a layer for dense vectors that is no square projection: leave dense out")
+
+
+def _is_square(module: Any, width: int) -> bool:  # noqa: ANN401
+    from torch.nn import Identity
+
+    linear = module.linear
+    plain = linear.bias is None and isinstance(module.activation_function, Identity)
+    return plain and linear.weight.shape == (width, width)
 
 
 def find_projection(model: Any, of: str) -> int | None:  # noqa: ANN401

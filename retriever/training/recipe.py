@@ -72,7 +72,7 @@ class Projection:
     """New projections in the place of the base's, see `retriever.training.projection`.
 
     Attributes:
-        dense: dense vectors get one too, square, that leaves them as they are when the training begins.
+        dense: dense vectors get one too, square, the identity when the training begins.
         dims: of token vectors.
         directions: that tell languages apart and are taken off.
         power: of its variance, by which each direction is weighted: 0 leaves them as they are, -.5 whitens.

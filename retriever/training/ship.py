@@ -31,11 +31,21 @@ from numpy.typing import NDArray
 from data.errors import NotFoundError, PolyseekError, UsageError
 from index.ragged import Ragged
 from index.storage import write_array, write_json
-from retriever.bundled import ADAPTER, DENSE_PROJECTION, NAME, PROJECTION, bundled_model, unpack
+from retriever.bundled import (
+    ADAPTER,
+    DENSE_PROJECTION,
+    NAME,
+    PROJECTION,
+    SENTENCE,
+    TOKENS,
+    TRAINED,
+    bundled_model,
+    unpack,
+)
 from retriever.encoder import Encoder
 from retriever.training.calibrate import encode, projection, sample, write_centroids
 from retriever.training.model import lora, write_tensors
-from retriever.training.projection import SENTENCE, find_projection
+from retriever.training.projection import find_projection
 from retriever.training.train import LOG, MADE_OF
 
 PUBLISHED = "intfloat/multilingual-e5-small"
@@ -70,26 +80,38 @@ def ship(run: Path, parallel: Path, folder: Path, *, share: float, rank: int = R
     alone = made["recipe"]["optimizing"]["projection_only"]
     if alone and share != 1:
         raise UsageError("a projection that was trained alone is taken whole: leave --share out")
+    beside = alone and (folder / ADAPTER).exists()
+    if made["recipe"]["base"] != (TRAINED if beside else NAME):
+        raise UsageError(f"what was trained from {made['recipe']['base']} is not what {folder} is added to")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as made_here:
         scratch = Path(made_here)
         trained = _open(run / "model")
-        learned = trained[-1].linear.weight.data
-        place = find_projection(trained, SENTENCE)
-        dense = np.eye(MOST) if place is None else trained[place].linear.weight.numpy(force=True)
-        write_array(scratch / DENSE_PROJECTION, dense.astype(np.float16))
+        learned, dense = _projection(trained, TOKENS), _projection(trained, SENTENCE)
         if not alone:
             base = _open(bundled_model(NAME))
             _write_adapter(base, trained, scratch, share, rank)
-            learned = torch.lerp(base[-1].linear.weight.data, learned, share)
-        adapter = folder if alone else scratch
+            learned = torch.lerp(_projection(base, TOKENS), learned, share)
+            dense = torch.lerp(_projection(base, SENTENCE), dense, share)
+        write_array(scratch / DENSE_PROJECTION, dense.numpy().astype(np.float16))
+        adapter = folder if beside else scratch
         _write_projection(learned.numpy(), adapter if (adapter / ADAPTER).exists() else None, parallel, scratch)
         shutil.copyfile(run / LOG, scratch / (f"projection.{LOG}" if alone else LOG))
         shipped = {} if alone else {"shipped": {"share": share, "rank": rank}}
         write_json(scratch / (f"projection.{MADE_OF}" if alone else MADE_OF), {**made, **shipped})
+        for name in (LOG, MADE_OF) if not alone else ():  # of projections that were trained for another transformer
+            (folder / f"projection.{name}").unlink(missing_ok=True)
         for path in sorted(scratch.iterdir()):
             path.chmod(0o644)  # safetensors leaves them to their owner alone
             path.replace(folder / path.name)
+
+
+def _projection(model: Any, of: str) -> Any:  # noqa: ANN401
+    """Return the matrix of a projection; the identity where there is none."""
+    import torch
+
+    place = find_projection(model, of)
+    return torch.eye(MOST) if place is None else model[place].linear.weight.data
 
 
 def _open(folder: Path) -> Any:  # noqa: ANN401

@@ -230,6 +230,15 @@ def test_an_adapter_that_is_not_whole_is_one_line(tiny_package, tmp_path, monkey
         bundled.bundled_model(bundled.TRAINED)
 
 
+def test_an_adapter_that_was_cut_short_is_one_line(tiny_package, tmp_path, monkeypatch):
+    shutil.copytree(bundled.SHIPPED[bundled.TRAINED], tmp_path / "adapter")
+    path = tmp_path / "adapter" / bundled.DENSE_PROJECTION
+    path.write_bytes(path.read_bytes()[:1000])
+    monkeypatch.setitem(bundled.SHIPPED, bundled.TRAINED, tmp_path / "adapter")
+    with pytest.raises(EncoderError, match=r"^[^\n]*adapter is damaged [^\n]*: reinstall `polyseek`$"):
+        bundled.bundled_model(bundled.TRAINED)
+
+
 def test_a_cache_that_cannot_be_made_is_one_line(tiny_package, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("POLYSEEK_CACHE", str(tmp_path / "file" / "cache"))

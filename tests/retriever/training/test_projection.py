@@ -1,4 +1,5 @@
 import json
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -154,12 +155,24 @@ def test_dense_vectors_that_no_projection_made_are_left_alone(tiny_folder):
     whole = list(SentenceTransformer(str(tiny_folder), device="cpu"))
     with pytest.raises(UsageError, match="the base makes no dense vectors"):
         begin_dense(SentenceTransformer(modules=whole[:1]))
-    for layer in (Dense(32, 32), Dense(32, 16, bias=False)):  # LaBSE has the first, Matryoshka models the other
+    # LaBSE has the first; the second is not linear; the third has other dimensions.
+    for layer in (Dense(32, 32), Dense(32, 32, bias=False), Dense(32, 16, bias=False, activation_function=None)):
         with pytest.raises(UsageError, match="no square projection"):
             begin_dense(SentenceTransformer(modules=[*whole[:2], layer]))
+    named = SentenceTransformer(modules=OrderedDict(zip(("encoder", "pooling"), whole, strict=False)), device="cpu")
+    with pytest.raises(UsageError, match="modules have names"):
+        begin_dense(named)
     model = SentenceTransformer(modules=whole[:2])
     begin_dense(model)
     np.testing.assert_array_equal(model[2].linear.weight.detach(), np.eye(32))
+
+
+def test_an_adapter_of_a_language_stands_beside_the_base_as_it_is(parallel, tiny_folder, tmp_path):
+    path = recipe_of(parallel, tiny_folder, tmp_path)
+    text = path.read_text().replace("projection_only = true", "")
+    path.write_text(f'language = "zh"\n{text}')
+    with pytest.raises(UsageError, match="leave \\[projection\\] or language out"):
+        train(read_recipe(path), tmp_path / "out")
 
 
 def test_a_base_without_a_projection_is_given_one(parallel, tiny_folder, tmp_path):

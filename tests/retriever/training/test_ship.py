@@ -10,7 +10,16 @@ from sentence_transformers import SentenceTransformer
 
 from data.errors import UsageError
 from index.storage import write_json
-from retriever.bundled import DENSE_PROJECTION, NAME, PROJECTION, bundled_model, linear, unpack
+from retriever.bundled import (
+    DENSE_PROJECTION,
+    NAME,
+    PROJECTION,
+    SENTENCE,
+    TRAINED,
+    bundled_model,
+    linear,
+    unpack,
+)
 from retriever.encoder import Encoder
 from retriever.training.ship import low_rank, main, ship
 from retriever.training.train import LOG, MADE_OF
@@ -30,13 +39,15 @@ def test_no_matrix_of_that_rank_is_nearer(seed, rank):
 
 def test_what_ships_is_the_share_of_what_was_learned(tmp_path):
     model = SentenceTransformer(str(bundled_model(NAME)), device="cpu")
+    model.insert(2, linear(np.eye(384), SENTENCE))
     rng = torch.Generator().manual_seed(0)
     for half in ("half", "whole"):  # a change of rank 2, once half as large
-        linear = model[0].model.encoder.layer[3].output.dense.weight.data
-        linear += 0.5 * torch.randn(384, 2, generator=rng.manual_seed(1)) @ torch.randn(2, 1536, generator=rng) * 0.1
+        matrix = model[0].model.encoder.layer[3].output.dense.weight.data
+        matrix += 0.5 * torch.randn(384, 2, generator=rng.manual_seed(1)) @ torch.randn(2, 1536, generator=rng) * 0.1
         model[-1].linear.weight.data += 0.5 * torch.randn(128, 384, generator=rng) * 0.01
+        model[2].linear.weight.data += 0.5 * torch.randn(384, 384, generator=rng) * 0.02
         model.save_pretrained(str(tmp_path / half / "model"))
-    write_json(tmp_path / "whole" / MADE_OF, {"recipe": {"optimizing": {"projection_only": False}}})
+    write_json(tmp_path / "whole" / MADE_OF, {"recipe": {"base": NAME, "optimizing": {"projection_only": False}}})
     (tmp_path / "whole" / LOG).write_text("step\n")
     rows = [
         {"en": f"A sentence of number {i} here", "text": f"Ein Satz {i}", "lang": "de", "source": "x"} for i in range(4)
@@ -70,13 +81,16 @@ def _check_projection_alone(folder, shipped):
     model = SentenceTransformer(str(folder / "unpacked"), device="cpu")
     turned = torch.linalg.qr(torch.randn(384, 128, generator=torch.Generator().manual_seed(2)))[0].T
     model[-1].linear.weight.data = turned.contiguous()
-    model[2] = linear(np.eye(384) + 0.1 * np.random.default_rng(0).standard_normal((384, 384)), "sentence_embedding")
+    model[2] = linear(np.eye(384) + 0.1 * np.random.default_rng(0).standard_normal((384, 384)), SENTENCE)
     model.save_pretrained(str(alone / "model"))
-    write_json(alone / MADE_OF, {"recipe": {"optimizing": {"projection_only": True}}})
+    write_json(alone / MADE_OF, {"recipe": {"base": NAME, "optimizing": {"projection_only": True}}})
     (alone / LOG).write_text("step\n1\n")
     with pytest.raises(UsageError, match="is taken whole: leave --share out"):
         ship(alone, folder / "parallel.jsonl.gz", folder / "nowhere", share=0.5, rank=8)
+    with pytest.raises(UsageError, match="what was trained from bundled is not what"):
+        ship(alone, folder / "parallel.jsonl.gz", shipped, share=1.0, rank=8)
     assert not (folder / "nowhere").exists()
+    write_json(alone / MADE_OF, {"recipe": {"base": TRAINED, "optimizing": {"projection_only": True}}})
     ship(alone, folder / "parallel.jsonl.gz", shipped, share=1.0, rank=8)
     written = {path.name: path.read_bytes() for path in shipped.iterdir()}
     same = {"adapter_config.json", "adapter_model.safetensors", "log.csv", "training.json", "centroids.json"}
