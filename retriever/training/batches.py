@@ -25,7 +25,7 @@ from retriever.training.cropping import Cropping, pair
 from retriever.training.examples import Example, Meaning, Pair, Passage, Source, letters
 
 PIVOT = "en"
-# Neighbours that a batch is drawn from: so many times its rows.
+# Neighbours that a batch of parallel text is drawn from: so many times its rows.
 SPREAD = 3
 
 
@@ -51,6 +51,8 @@ class Mixing:
         versions: rows that one meaning has in a batch of parallel text, each in two languages drawn for it.
         pivot: the chance that English is put on one side of a row of parallel text; beside that it is one language of
             many.
+        spread: a batch of pairs or of raw text is drawn from so many times as many neighbours; 0 from all of a source.
+            Near ones are harder to tell apart, and more often right for each other. Parallel text has 3.
         longest: characters of an English sentence; longer ones are left out with their translations: all are cut to so
             many tokens, and a long one somewhere else than what it should be like. 0 for any.
         smoothing: a, the exponent of the number of examples; 1 draws in proportion, 0 all alike.
@@ -64,6 +66,7 @@ class Mixing:
     languages: int = 5
     versions: int = 1
     pivot: float = 0.0
+    spread: int = 3
     longest: int = 0
     smoothing: float = 0.5
     parallel: float = 0.6
@@ -75,6 +78,8 @@ class Mixing:
         """Refuse batches with nothing to tell apart, and what is no chance."""
         if self.versions < 1 or (self.versions > 1 and 2 * self.versions > self.rows):
             raise ValueError(f"versions = {self.versions} of rows = {self.rows}: two meanings at least, of one or more")
+        if self.spread < 0:
+            raise ValueError(f"spread = {self.spread} is a number of batches, or 0 for all of a source")
         if self.longest < 0:
             raise ValueError(f"longest = {self.longest} is a number of characters, or 0")
         if not 0 <= self.pivot <= 1:
@@ -135,8 +140,9 @@ class Mixer:
         return self._random.choices(sources, weights, k=count)
 
     def _neighbours(self, examples: Sequence[Example], count: int) -> list[Example]:
-        """Return examples from one stretch of a source, some more than are wanted, in random order."""
-        width = min(len(examples), SPREAD * count)
+        """Return examples from one stretch of a source, in random order: some more than are wanted."""
+        spread = SPREAD if isinstance(examples[0], Meaning) else self._mixing.spread
+        width = min(len(examples), spread * count) if spread else len(examples)
         first = self._random.randrange(len(examples) - width + 1)
         return self._random.sample(list(examples[first : first + width]), width)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data.errors import UsageError
@@ -21,19 +20,18 @@ from retriever.training.recipe import Recipe
 LEARNED = "learned.safetensors"
 
 
-def open_model(recipe: Recipe, begun: NDArray[np.float32] | None = None) -> Any:  # noqa: ANN401
+def open_model(recipe: Recipe) -> Any:  # noqa: ANN401
     """Load the base encoder, with adapters where the recipe asks for some, and embeddings that do not move.
 
-    Args:
-        recipe: how.
-        begun: (dims, hidden) a projection in the place of the base's; None for that.
+    A new projection of token vectors is of zeros, for :func:`set_projection`: fitting it takes minutes, and what the
+    base cannot do is refused before.
     """
     torch.manual_seed(recipe.seed)
     model = load_base(recipe)
-    if begun is not None:
-        set_projection(model, begun)
-    if recipe.projection and recipe.projection.dense:
-        begin_dense(model)
+    if recipe.projection:
+        set_projection(model, np.zeros((recipe.projection.dims, model[0].get_embedding_dimension()), np.float32))
+        if recipe.projection.dense:
+            begin_dense(model)
     _choose(model, recipe)
     return model
 

@@ -48,8 +48,8 @@ from retriever.training.model import (
     write_learned,
     write_tensors,
 )
-from retriever.training.projection import draw, fit
-from retriever.training.recipe import Recipe, made_of
+from retriever.training.projection import draw, fit, set_projection
+from retriever.training.recipe import Projection, Recipe, made_of
 
 LOG = "log.csv"
 MADE_OF = "training.json"
@@ -85,7 +85,9 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
     skipped = Skipped()
     held, batches, sources = _batches(recipe, skipped)
     made = _begin(recipe, output)
-    model = open_model(recipe, _begun(recipe, sources, output, progress))
+    model = open_model(recipe)
+    if recipe.projection is not None:
+        set_projection(model, _begun(recipe, recipe.projection, sources, output, progress))
     kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)
     loss = kind(
         model, recipe.contrast, prompted=[prompt_tokens(model, role) for role in PROMPTS],
@@ -152,16 +154,16 @@ def _batches(recipe: Recipe, skipped: Skipped) -> tuple[list[list[Row]], list[li
     return (drawn[0] if held else []), drawn[-1], sources
 
 
-def _begun(recipe: Recipe, sources: Sequence[Source], output: Path, progress: Progress) -> NDArray[np.float32] | None:
-    """Return where a new projection begins: where it began when a training was stopped; None without a new one."""
+def _begun(
+    recipe: Recipe, how: Projection, sources: Sequence[Source], output: Path, progress: Progress
+) -> NDArray[np.float32]:
+    """Return where a new projection begins: where it began when a training was stopped."""
     path = output / BEGUN
-    if recipe.projection is None:
-        return None
     if not path.exists():
         with progress("projection", None) as advance:
-            drawn = draw(sources, recipe.projection, recipe.seed)
+            drawn = draw(sources, how, recipe.seed)
             partial = path.with_suffix(".partial")
-            write_array(partial, fit(load_base(recipe), drawn, recipe.projection, lambda _: advance(1, "")))
+            write_array(partial, fit(load_base(recipe), drawn, how, lambda _: advance(1, "")))
             partial.replace(path)
     matrix: NDArray[np.float32] = np.load(path)
     return matrix

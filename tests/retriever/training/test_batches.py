@@ -111,6 +111,16 @@ def test_a_batch_is_of_neighbours():
         assert max(places) - min(places) < 30
 
 
+@pytest.mark.parametrize(("spread", "least", "most"), [(1, 9, 9), (3, 10, 29), (0, 300, 999)])
+def test_pairs_are_of_neighbours_or_of_a_whole_source(spread, least, most):
+    source = Source("qa", [Pair(f"question {i}", f"answer {i}") for i in range(1000)])
+    mixer = Mixer([source], Mixing(rows=10, spread=spread), 0)
+    for _ in range(20):
+        places = [int(row.query.split()[-1]) for row in mixer.batch()]
+        assert len(places) == 10
+        assert least <= max(places) - min(places) <= most
+
+
 def test_what_is_rare_comes_more_often_than_its_share():
     sources = [pairs(900, "large"), pairs(100, "small")]
     counts = {}

@@ -212,3 +212,18 @@ def test_a_projection_alone_moves_no_dense_vector(parallel, tiny_folder, tmp_pat
     path = recipe_of(parallel, tiny_folder, tmp_path, objectives='["dense", "late"]')
     with pytest.raises(InputError, match="or dense = true in"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize("wrong", ["base", "language"])
+def test_what_the_base_cannot_do_is_refused_before_texts_are_encoded(parallel, tiny_folder, tmp_path, wrong):
+    base = tmp_path / "base"
+    layer = Dense(32, 16, bias=False, activation_function=None)
+    SentenceTransformer(modules=[*list(SentenceTransformer(str(tiny_folder)))[:2], layer]).save_pretrained(str(base))
+    path = recipe_of(parallel, base, tmp_path, projection="dense = true", objectives='["dense", "late"]')
+    if wrong == "language":
+        path.write_text('language = "zh"\n' + recipe_of(parallel, tiny_folder, tmp_path).read_text())
+        path.write_text(path.read_text().replace("projection_only = true", ""))
+    begun = []
+    with pytest.raises(UsageError, match=r"leave (dense|.* or language) out"):
+        train(read_recipe(path), tmp_path / "out", lambda label, _: begun.append(label))
+    assert begun == []

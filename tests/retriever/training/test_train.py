@@ -168,6 +168,7 @@ def test_a_language_can_be_added_after_training(tmp_path, tiny_folder, tiny):
         ("versions = 5", "pairs = 0.0\ndistil = 1.0", "", "two meanings at least"),
         ("versions = 2", "distil = 1.0", "", "pairs = 0, or one version"),
         ("pivot = 1.5", "", "", "from 0 to 1"),
+        ("spread = -1", "", "", "all of a source"),
         ("", "pairs = 0.0", "", "nothing to learn"),
         ("", "pairs = 0.0\ndistil = 1.0", "[moco]\nqueue = 64", "the queue"),
     ],
