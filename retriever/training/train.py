@@ -84,8 +84,8 @@ def train(recipe: Recipe, output: Path, progress: Progress = _no_progress) -> di
     be_quiet()
     skipped = Skipped()
     held, batches, sources = _batches(recipe, skipped)
-    made = _begin(recipe, output)
     model = open_model(recipe)
+    made = _begin(recipe, output)
     if recipe.projection is not None:
         set_projection(model, _begun(recipe, recipe.projection, sources, output, progress))
     kind = JointLoss if recipe.moco is None else partial(MomentumLoss, moco=recipe.moco)

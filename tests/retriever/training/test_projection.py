@@ -227,3 +227,4 @@ def test_what_the_base_cannot_do_is_refused_before_texts_are_encoded(parallel, t
     with pytest.raises(UsageError, match=r"leave (dense|.* or language) out"):
         train(read_recipe(path), tmp_path / "out", lambda label, _: begun.append(label))
     assert begun == []
+    assert not (tmp_path / "out").exists()
