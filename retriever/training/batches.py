@@ -52,7 +52,7 @@ class Mixing:
         pivot: the chance that English is put on one side of a row of parallel text; beside that it is one language of
             many.
         spread: a batch of pairs or of raw text is drawn from so many times as many neighbours; 0 from all of a source.
-            Near ones are harder to tell apart, and more often right for each other. Parallel text has 3.
+            Parallel text has 3.
         longest: characters of an English sentence; longer ones are left out with their translations: all are cut to so
             many tokens, and a long one somewhere else than what it should be like. 0 for any.
         smoothing: a, the exponent of the number of examples; 1 draws in proportion, 0 all alike.
